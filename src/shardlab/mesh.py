@@ -1,0 +1,105 @@
+"""The rank grid. A Mesh says where this rank sits; an Axis is one row of the grid with its process group.
+
+Ranks are laid out as dp x pp x cp x tp, tp fastest, so that the ranks of one tp axis are neighbours on a node.
+Nothing here is global: a program is given its Mesh and hands an Axis to whoever needs to communicate.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import torch
+import torch.distributed as dist
+
+from shardlab.recorder import Recorder
+from shardlab.theory.plan import Plan
+
+AXES = ("dp", "pp", "cp", "tp")
+
+
+@dataclass(frozen=True)
+class Axis:
+    """One line of ranks through the grid: this rank's position on it, and the group that it communicates in."""
+
+    name: str
+    rank: int
+    size: int
+    ranks: tuple[int, ...]
+    group: dist.ProcessGroup | None = field(repr=False, compare=False)
+    recorder: Recorder = field(repr=False, compare=False)
+
+    @classmethod
+    def single(cls, name: str = "tp") -> Axis:
+        """An axis of one rank: every collective on it returns at once."""
+        return cls(name, 0, 1, (0,), None, Recorder())
+
+
+def coordinates(rank: int, plan: Plan) -> dict[str, int]:
+    """Position of a global rank on each axis. Raises ValueError for a rank outside the plan."""
+    if not 0 <= rank < plan.world_size:
+        raise ValueError(f"rank={rank} is outside the plan's {plan.world_size} ranks (0..{plan.world_size - 1})")
+    position = {}
+    for name in reversed(AXES):
+        rank, position[name] = divmod(rank, getattr(plan, name))
+    return position
+
+
+def axis_ranks(rank: int, plan: Plan, name: str) -> tuple[int, ...]:
+    """Global ranks on the axis `name` that passes through `rank`, in axis order."""
+    stride = 1
+    for axis in reversed(AXES):
+        if axis == name:
+            break
+        stride *= getattr(plan, axis)
+    first = rank - coordinates(rank, plan)[name] * stride
+    return tuple(first + i * stride for i in range(getattr(plan, name)))
+
+
+class Mesh:
+    """The grid as one rank sees it: `mesh["tp"]` is this rank's tp Axis."""
+
+    def __init__(
+        self, plan: Plan, rank: int, axes: dict[str, Axis], device: torch.device, recorder: Recorder
+    ) -> None:
+        self.plan = plan
+        self.rank = rank
+        self.world_size = plan.world_size
+        self.device = device
+        self.recorder = recorder
+        self._axes = axes
+
+    def __getitem__(self, name: str) -> Axis:
+        if name not in self._axes:
+            raise KeyError(f"no axis {name!r} in the mesh; it has {', '.join(self._axes)}")
+        return self._axes[name]
+
+    def __repr__(self) -> str:
+        grid = " ".join(f"{a.name}={a.rank}/{a.size}" for a in self._axes.values())
+        return f"Mesh(rank={self.rank}/{self.world_size} {grid} {self.device.type})"
+
+    @classmethod
+    def single(cls) -> Mesh:
+        """A mesh of one rank, with no process group: the reference that every sharded layer is held to."""
+        return cls.build(Plan(), 0, Recorder(), torch.device("cpu"))
+
+    @classmethod
+    def build(cls, plan: Plan, rank: int, recorder: Recorder, device: torch.device) -> Mesh:
+        """Make this rank's axes. Every rank of the plan must call it with the same plan.
+
+        The default process group must be up when the plan has more than one rank, and may be larger than the plan.
+        """
+        axes = {}
+        for name in AXES:
+            ranks = axis_ranks(rank, plan, name)
+            axes[name] = Axis(name, ranks.index(rank), len(ranks), ranks, _group(ranks), recorder)
+        return cls(plan, rank, axes, device, recorder)
+
+
+def _group(ranks: tuple[int, ...]) -> dist.ProcessGroup | None:
+    if len(ranks) == 1:
+        return None
+    if len(ranks) == dist.get_world_size():
+        return dist.group.WORLD
+    # Only the members synchronise, so that ranks outside the plan can stay idle. Axes are made in one fixed order
+    # and the groups of one axis are disjoint: no two ranks can wait for each other.
+    return dist.new_group(list(ranks), use_local_synchronization=True)
