@@ -1,0 +1,30 @@
+"""Closed forms: what the book predicts. Standard library only, so that a browser's Python can run it too.
+
+The submodules load on first use: `from shardlab import theory; theory.collectives.wire_bytes(...)`.
+"""
+
+from __future__ import annotations
+
+import importlib
+from types import ModuleType
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:  # for editors and type checkers
+    from shardlab.theory import ledger as ledger
+    from shardlab.theory import plan as plan
+    from shardlab.theory import split as split
+    from shardlab.theory import transformer as transformer
+
+__all__ = ["ledger", "plan", "split", "transformer"]
+
+
+def __getattr__(name: str) -> ModuleType:
+    if name not in __all__:
+        raise AttributeError(
+            f"module 'shardlab.theory' has no attribute {name!r}; it has {', '.join(__all__)}"
+        )
+    return importlib.import_module(f"shardlab.theory.{name}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
