@@ -10,12 +10,29 @@ from types import ModuleType
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:  # for editors and type checkers
+    from shardlab.theory import collectives as collectives
+    from shardlab.theory import decode as decode
+    from shardlab.theory import hardware as hardware
     from shardlab.theory import ledger as ledger
+    from shardlab.theory import per_rank as per_rank
     from shardlab.theory import plan as plan
+    from shardlab.theory import roofline as roofline
     from shardlab.theory import split as split
     from shardlab.theory import transformer as transformer
+    from shardlab.theory import units as units
 
-__all__ = ["ledger", "plan", "split", "transformer"]
+__all__ = [
+    "collectives",
+    "decode",
+    "hardware",
+    "ledger",
+    "per_rank",
+    "plan",
+    "roofline",
+    "split",
+    "transformer",
+    "units",
+]
 
 
 def __getattr__(name: str) -> ModuleType:

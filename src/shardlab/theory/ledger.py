@@ -11,13 +11,12 @@ from shardlab.theory.transformer import Shape
 
 @dataclass(frozen=True)
 class Transfer:
-    """One collective over one axis of the mesh. `num_bytes` is the S of nccl-tests, not the bytes on the
-    wire:
+    """One collective over one axis of the mesh.
 
+    num_bytes is the size S of nccl-tests, not what goes over the wire (collectives.wire_bytes says that).
     all_reduce, broadcast, send: the tensor; all_gather: the whole gathered result; reduce_scatter and
-    all_to_all: the whole input of a rank. `collectives.wire_bytes` turns it into bytes sent. `seconds` is
-    for measurements and takes no part in comparison, so a prediction equals a record of the same op, axis
-    and bytes.
+    all_to_all: the whole input of a rank. seconds is for measurements and takes no part in comparison, so a
+    prediction equals a record of the same op, axis and bytes.
     """
 
     op: str
@@ -40,8 +39,8 @@ def forward(
     Tensor parallelism: all_reduce(embedding[B,S,D]), then for every layer all_reduce(attention out[B,S,D])
     and all_reduce(MLP out[B,S,D]), then all_gather(logits[B,P,V_tp]). A rank's logits are padded to
     ceil(V/T) columns for the gather, so that is what travels. `seq` counts the new tokens (decode: 1),
-    `batch` one replica's sequences. logit_positions is P: None for every position, 1 where only the last
-    one is wanted (generate). Replicas (dp) send nothing. tp=1 sends nothing. Shoeybi et al. 2019, arXiv
+    `batch` one replica's sequences. logit_positions is P: None for every position, 1 where only the last one
+    is wanted (generate). Replicas (dp) send nothing. tp=1 sends nothing. Shoeybi et al. 2019, arXiv
     1909.08053, section 3.
     Raises ValueError for sizes below 1, degrees that the shape does not allow, and axes not predicted yet.
     """
