@@ -1,0 +1,85 @@
+"""What a machine must have before ranks are started on it. Found out in a few milliseconds, said in plain words."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+
+import torch
+import torch.distributed as dist
+
+from shardlab.launch.errors import LaunchError
+from shardlab.launch.server import PREFIX
+
+_GB_PER_RANK = 0.3  # a rank that has torch and a process group, before it holds any tensor
+_SHM_BYTES = 64 * 1024**2
+
+
+def choose_backend(world_size: int, backend: str | None = None) -> tuple[str, str]:
+    """("gloo" or "nccl", the line that says so). NCCL wants one GPU a rank. Raises LaunchError, ValueError."""
+    if backend not in (None, "gloo", "nccl"):
+        raise ValueError(
+            f"backend={backend!r}: choose 'gloo' (CPU), 'nccl' (one GPU a rank) or None (the best there is)"
+        )
+    num_gpus = torch.cuda.device_count()  # asks NVML: CUDA stays untouched
+    ranks = "1 rank" if world_size == 1 else f"{world_size} ranks"
+    if backend == "gloo":
+        return "gloo", f"{ranks} on gloo (CPU): as asked"
+    if num_gpus >= world_size and dist.is_nccl_available():
+        return "nccl", f"{ranks} on NCCL, one GPU each"
+    if backend == "nccl":
+        has = "this torch has no NCCL" if not dist.is_nccl_available() else f"there are {num_gpus} GPUs"
+        raise LaunchError(
+            f"NCCL needs one GPU a rank: {world_size} ranks, and {has}. backend='gloo' runs on the CPU"
+        )
+    if num_gpus == 0:
+        return "gloo", f"{ranks} on gloo (CPU): no GPU here"
+    reason = (
+        f"{num_gpus} GPU{'s' if num_gpus > 1 else ''}"
+        if dist.is_nccl_available()
+        else "this torch has no NCCL"
+    )
+    return "gloo", f"{ranks} on gloo (CPU): {ranks} but {reason}"
+
+
+def make_root() -> str:
+    """The private folder (mode 0700) of a launch server, in the temp folder. Raises LaunchError where that is not writable."""
+    try:
+        return tempfile.mkdtemp(prefix=PREFIX)
+    except OSError as error:
+        raise LaunchError(
+            f"no temporary folder can be written: {error}. Set TMPDIR to a folder that can"
+        ) from None
+
+
+def check_room(world_size: int, backend: str, folder: str) -> None:
+    """Raises LaunchError when memory, disk or (for NCCL) shared memory would not carry `world_size` ranks."""
+    free = shutil.disk_usage(folder).free
+    if free < 16 * 1024**2:
+        raise LaunchError(
+            f"{free / 1e6:.0f} MB left on the disk of {folder}. Free some, or set TMPDIR to another disk"
+        )
+    available, needed = available_memory(), _GB_PER_RANK * 1e9 * world_size
+    if available is not None and available < needed:
+        most = int(available / (_GB_PER_RANK * 1e9))
+        raise LaunchError(
+            f"{world_size} ranks need about {needed / 1e9:.1f} GB of memory, and {available / 1e9:.1f} GB are free. "
+            f"Close something, or use at most {most} rank{'' if most == 1 else 's'}"
+        )
+    if backend == "nccl" and os.path.isdir("/dev/shm"):  # noqa: S108  (gloo and this package use none of it)
+        shm = shutil.disk_usage("/dev/shm").free  # noqa: S108
+        if shm < _SHM_BYTES:
+            raise LaunchError(
+                f"NCCL needs 64 MB in /dev/shm, and {shm / 1e6:.0f} MB are free. In a container: --shm-size=1g"
+            )
+
+
+def available_memory() -> int | None:
+    """Bytes that new processes can have, or None where the system does not say."""
+    try:
+        with open("/proc/meminfo") as file:
+            fields = dict(line.split(":", 1) for line in file)
+        return int(fields["MemAvailable"].split()[0]) * 1024
+    except (OSError, KeyError):
+        return None
