@@ -3,25 +3,31 @@ torch here."""
 
 from __future__ import annotations
 
+from shardlab.viz.bars import Bar, bars
 from shardlab.viz.display import Picture, show
 from shardlab.viz.heads import heads_on_ranks
+from shardlab.viz.knobs import all_reduce_knobs
 from shardlab.viz.kv import kv_cache
 from shardlab.viz.paying import decode_step
 from shardlab.viz.split import mlp_split
 from shardlab.viz.time import Timed, forward_time
-from shardlab.viz.traffic import ring, traffic
+from shardlab.viz.traffic import traffic
 from shardlab.viz.volume import Sweep, volume
+from shardlab.viz.widgets import explore
 
 __all__ = [
+    "Bar",
     "Picture",
     "Sweep",
     "Timed",
+    "all_reduce_knobs",
+    "bars",
     "decode_step",
+    "explore",
     "forward_time",
     "heads_on_ranks",
     "kv_cache",
     "mlp_split",
-    "ring",
     "show",
     "traffic",
     "volume",

@@ -9,7 +9,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
 
-from shardlab.viz.style import INK, MUTED, PETROFF, blank, seconds_text, seconds_tick, styled
+from shardlab.theory.units import seconds_text
+from shardlab.viz.style import INK, MUTED, PETROFF, blank, seconds_tick, styled
 
 
 @styled

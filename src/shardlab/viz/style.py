@@ -17,6 +17,8 @@ from cycler import cycler
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from shardlab.theory.units import decimal_bytes_text, seconds_text
+
 P = ParamSpec("P")
 
 WIDTH_IN = 7.0
@@ -119,31 +121,14 @@ def canvas(ax: Axes, width: float, height: float) -> None:
 
 def bytes_tick(value: float, _position: int | None = None) -> str:
     """A tick label: 40000000 -> "40 MB"."""
-    text, unit = num_bytes_text(value).split()
-    return "0" if not value else f"{float(text):g} {unit}"
+    return _tick(value, decimal_bytes_text(value))
 
 
 def seconds_tick(value: float, _position: int | None = None) -> str:
     """A tick label: 0.05 -> "50 ms"."""
-    text, unit = seconds_text(value).split()
-    return "0" if not value else f"{float(text):g} {unit}"
+    return _tick(value, seconds_text(value))
 
 
-def num_bytes_text(num_bytes: float) -> str:
-    """1234567 -> "1.23 MB". Powers of ten, three digits."""
-    for unit, scale in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
-        if abs(num_bytes) >= scale * 0.9995:
-            value = num_bytes / scale
-            digits = 2 if value < 9.995 else 1 if value < 99.95 else 0
-            return f"{value:.{digits}f} {unit}"
-    return f"{num_bytes:.0f} B"
-
-
-def seconds_text(seconds: float) -> str:
-    """0.00123 -> "1.23 ms". Three digits."""
-    for unit, scale in (("s", 1.0), ("ms", 1e3), ("\N{MICRO SIGN}s", 1e6)):
-        value = seconds * scale
-        if value >= 0.9995:
-            digits = 2 if value < 9.995 else 1 if value < 99.95 else 0
-            return f"{value:.{digits}f} {unit}"
-    return f"{seconds * 1e9:.0f} ns"
+def _tick(value: float, text: str) -> str:
+    number, unit = text.split()
+    return f"{float(number.replace(',', '')):g} {unit}" if value else "0"

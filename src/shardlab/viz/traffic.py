@@ -19,7 +19,8 @@ def traffic(
     expected: ArrayLike | None = None,
     titles: Sequence[str] = ("On the wire", "Formula"),
 ) -> Figure:
-    """Heat maps of bytes: row i, column j is what rank i sent to rank j. `expected` is drawn beside it.
+    """Heat maps of bytes: row i, column j is what rank i sent to rank j. `expected` (from
+    theory.collectives.traffic_matrix) is drawn beside it.
 
     Raises ValueError for a matrix that is not square, or two of different size.
     """
@@ -34,16 +35,6 @@ def traffic(
     for ax, sheet, title in zip(axes, sheets, titles, strict=False):
         _heat(ax, sheet, top, title)
     return figure
-
-
-def ring(num_ranks: int, bytes_per_rank: float, step: int = -1) -> NDArray[np.float64]:
-    """The matrix of a ring: rank i sends everything to rank i + step. gloo sends to the rank before:
-    step -1."""
-    matrix = np.zeros((num_ranks, num_ranks))
-    for rank in range(num_ranks):
-        if num_ranks > 1:
-            matrix[rank, (rank + step) % num_ranks] += bytes_per_rank
-    return matrix
 
 
 def _square(values: ArrayLike) -> NDArray[np.float64]:
