@@ -15,7 +15,8 @@ STYLE = f"""<style> .slbars{{background:#fff;color:#222;padding:.6em
 .4em;color:#222}} .slbars div{{display:grid;grid-template-columns:15em 1fr
 6em;gap:.6em;align-items:center;margin:.15em 0}} .slbars
 i{{display:block;height:1em;min-width:2px;background:{LINE}}} .slbars
-b{{text-align:right;font-variant-numeric:tabular-nums}} </style>"""
+b{{text-align:right;font-variant-numeric:tabular-nums}} .slknobs .widget-label,.slknobs .widget-readout{{color:inherit!important}}
+</style>"""
 
 
 @dataclass(frozen=True)

@@ -38,7 +38,7 @@ def all_reduce_knobs(
     caption = (
         f"{batch} x {D} numbers of {dtype} = {decimal_bytes_text(num_bytes)}, ring of {T} ranks, "
         f"{num_layers} layers, {wire.bandwidth_Bps / 1e9:g} GB/s each way, "
-        f"{seconds_text(wire.alpha_s)} a step (predicted)"
+        f"{seconds_text(wire.alpha_s)} a step. Predicted; bars are logarithmic."
     )
     return bars(rows, caption)
 

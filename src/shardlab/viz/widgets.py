@@ -41,7 +41,9 @@ def explore(frame: Callable[..., Any], **choices: Sequence[Any]) -> ipywidgets.V
     shared = {"layout": ipywidgets.Layout(), "style": ipywidgets.widgets.widget_string.HTMLStyle()}
     budget = [MAX_BYTES, math.prod(len(values) for values in choices.values())]
     tree = _level(frame, choices, {}, sliders, shared, budget)
-    return ipywidgets.VBox([ipywidgets.HTML(STYLE, **shared), *sliders.values(), tree])
+    whole = ipywidgets.VBox([ipywidgets.HTML(STYLE, **shared), *sliders.values(), tree])
+    whole.add_class("slknobs")
+    return whole
 
 
 def frames_of(widget: ipywidgets.VBox) -> dict[tuple[str, ...], str]:
