@@ -37,10 +37,10 @@ def all_gather(local: torch.Tensor, axis: Axis, dim: int = -1) -> torch.Tensor:
     if axis.size == 1:
         return local
     local = local.contiguous()
-    gathered = local.new_empty((axis.size, *local.shape))
+    gathered = local.new_empty(axis.size * local.numel())
     with _recorded("all_gather", axis, local, gathered.nbytes):
-        _all_gather_single(gathered, local, group=axis.group)
-    return torch.cat(gathered.unbind(0), dim=dim)
+        _all_gather_single(gathered, local.view(-1), group=axis.group)
+    return torch.cat(gathered.view(axis.size, *local.shape).unbind(0), dim=dim)
 
 
 def reduce_scatter(partial: torch.Tensor, axis: Axis, dim: int = 0) -> torch.Tensor:
