@@ -10,13 +10,16 @@ from html import escape
 from shardlab.viz.style import LINE
 
 # Once a widget, not once a frame. White card, dark ink: the same on a light page and on a dark one.
-STYLE = f"""<style> .slbars{{background:#fff;color:#222;padding:.6em
-.8em;border-radius:4px;max-width:44em;font-size:14px;line-height:1.35}} .slbars p{{margin:0 0
-.4em;color:#222}} .slbars div{{display:grid;grid-template-columns:15em 1fr
-6em;gap:.6em;align-items:center;margin:.15em 0}} .slbars
-i{{display:block;height:1em;min-width:2px;background:{LINE}}} .slbars
-b{{text-align:right;font-variant-numeric:tabular-nums}} .slknobs .widget-label,.slknobs .widget-readout{{color:inherit!important}}
-</style>"""
+_RULES = {
+    ".slknobs": "background:#fff;border-radius:4px;padding:6px;max-width:46em",
+    ".slknobs .widget-label,.slknobs .widget-readout": "color:#222!important",
+    ".slbars": "background:#fff;color:#222;padding:6px 10px;font-size:14px;line-height:1.35",
+    ".slbars p": "margin:0 0 .4em;color:#222",
+    ".slbars div": "display:grid;grid-template-columns:15em 1fr 6em;gap:.6em;align-items:center;margin:.15em 0",
+    ".slbars i": f"display:block;height:1em;min-width:2px;background:{LINE}",
+    ".slbars b": "text-align:right;font-variant-numeric:tabular-nums",
+}
+STYLE = "<style>" + "".join(f"{where}{{{rules}}}" for where, rules in _RULES.items()) + "</style>"
 
 
 @dataclass(frozen=True)
