@@ -1,0 +1,3 @@
+"""Triton kernels, one file each: torch reference, kernel, launcher, bytes moved. They know nothing of
+ranks.
+"""

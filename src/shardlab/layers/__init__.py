@@ -1,0 +1,24 @@
+"""The sharded layers. Each is given the Axis that it is split over, and knows nothing of the rest of the
+mesh.
+"""
+
+from __future__ import annotations
+
+from shardlab.layers.attention import Attention
+from shardlab.layers.embedding import VocabParallelEmbedding, VocabParallelLogits
+from shardlab.layers.kv_cache import KVCache, LayerCache
+from shardlab.layers.linear import ColumnParallelLinear, RowParallelLinear
+from shardlab.layers.mlp import MLP
+from shardlab.layers.norm import RMSNorm
+
+__all__ = [
+    "MLP",
+    "Attention",
+    "ColumnParallelLinear",
+    "KVCache",
+    "LayerCache",
+    "RMSNorm",
+    "RowParallelLinear",
+    "VocabParallelEmbedding",
+    "VocabParallelLogits",
+]

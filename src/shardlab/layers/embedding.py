@@ -1,0 +1,91 @@
+"""The two ends of the model, split over the vocabulary: tokens -> hidden, hidden -> logits."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from shardlab import comm
+from shardlab.layers.parameter import empty, load_full
+from shardlab.mesh import Axis
+from shardlab.sharding import Part
+from shardlab.theory.split import even_split
+
+
+class VocabParallelEmbedding(nn.Module):
+    """tokens[B,S], table[V_tp,D] -> partial[B,S,D]{tp} -> all_reduce -> [B,S,D].
+
+    Each rank looks up the tokens in its rows of the table and puts zeros for the others; just one rank has
+    each token. Shoeybi et al. 2019, arXiv 1909.08053, section 3.
+    """
+
+    def __init__(
+        self,
+        vocab_size: int,
+        d_model: int,
+        axis: Axis,
+        *,
+        dtype: torch.dtype = torch.float32,
+        device: torch.device | str | None = None,
+    ) -> None:
+        super().__init__()
+        self.axis = axis
+        self.held = even_split(vocab_size, axis.size)[axis.rank]
+        self.local_weight = empty(Part((vocab_size, d_model), 0, self.held), dtype, device)
+
+    @classmethod
+    def from_full(cls, full_weight: torch.Tensor, axis: Axis) -> VocabParallelEmbedding:
+        """full_weight[V,D] -> this rank's layer."""
+        return _from_full(cls, full_weight, axis)
+
+    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
+        if self.axis.size == 1:
+            return F.embedding(tokens, self.local_weight)
+        elsewhere = (tokens < self.held.start) | (tokens >= self.held.stop)
+        rows = (tokens - self.held.start).masked_fill_(elsewhere, 0)
+        partial = F.embedding(rows, self.local_weight).masked_fill_(elsewhere.unsqueeze(-1), 0)
+        return comm.all_reduce(partial, self.axis)
+
+
+class VocabParallelLogits(nn.Module):
+    """x[B,P,D] . w[D,V_tp] -> [B,P,V_tp] -> all_gather -> logits[B,P,V], the same on every rank.
+
+    A gather wants shards of one width, so a rank pads its logits to ceil(V/T) columns and the padding is cut
+    out of the gathered result. With tied embeddings, `local_weight` is the embedding's own parameter.
+    """
+
+    def __init__(
+        self,
+        vocab_size: int,
+        d_model: int,
+        axis: Axis,
+        *,
+        dtype: torch.dtype = torch.float32,
+        device: torch.device | str | None = None,
+    ) -> None:
+        super().__init__()
+        self.axis = axis
+        self.widths = [len(held) for held in even_split(vocab_size, axis.size)]
+        held = even_split(vocab_size, axis.size)[axis.rank]
+        self.local_weight = empty(Part((vocab_size, d_model), 0, held), dtype, device)
+
+    @classmethod
+    def from_full(cls, full_weight: torch.Tensor, axis: Axis) -> VocabParallelLogits:
+        """full_weight[V,D] -> this rank's layer."""
+        return _from_full(cls, full_weight, axis)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        local_logits = F.linear(x, self.local_weight)
+        padding = max(self.widths) - local_logits.shape[-1]
+        gathered = comm.all_gather(F.pad(local_logits, (0, padding)) if padding else local_logits, self.axis)
+        if len(set(self.widths)) == 1:
+            return gathered
+        shards = gathered.split(max(self.widths), dim=-1)
+        return torch.cat([s[..., :width] for s, width in zip(shards, self.widths, strict=True)], dim=-1)
+
+
+def _from_full(cls: type, full_weight: torch.Tensor, axis: Axis):
+    layer = cls(*full_weight.shape, axis, dtype=full_weight.dtype, device=full_weight.device)
+    load_full(layer, {"weight": full_weight})
+    return layer

@@ -1,0 +1,163 @@
+"""A GGUF file of llama.cpp: config in its metadata, weights quantized in blocks along a row."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from gguf.quants import dequantize
+
+from shardlab.layers.rope import DividedBy, LinearScaling, Scaling
+from shardlab.model import names
+from shardlab.model.config import ConfigError, ModelConfig
+from shardlab.model.gguf_header import Header, Stored, read_header
+from shardlab.sharding import Part
+from shardlab.theory.transformer import Shape
+
+ARCHITECTURES = ("llama", "qwen3")
+ROPE_DIVISORS = "rope_freqs.weight"
+
+
+class GGUFSource:
+    """The checkpoint in one file. `read` touches the rows asked for, or the blocks that hold the columns
+    asked for.
+
+    Raises ConfigError for an architecture that cannot run here, WeightsError for a file that is not sound.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._header = read_header(path)
+        self._bytes = np.memmap(path, dtype=np.uint8, mode="r")
+        self.shapes = {name: stored.shape for name, stored in self._header.tensors.items()}
+        self.config = _config(path, self._header, self._rope_divisors())
+        self._permuted = self._header.metadata["general.architecture"] == "llama"
+
+    def name_of(self, name: str) -> str:
+        return names.gguf(name)
+
+    def file_of(self, stored_name: str) -> Path:
+        return self.path
+
+    def may_ignore(self, stored_name: str) -> bool:
+        return stored_name == ROPE_DIVISORS  # read into the config
+
+    def read(self, stored_name: str, part: Part) -> torch.Tensor:
+        local = self._dequantized(self._header.tensors[stored_name], part)
+        if self._permuted and (".attn_q." in stored_name or ".attn_k." in stored_name):
+            local = _halves_from_neighbours(local, self.config.shape.head_dim)
+        return local
+
+    def _dequantized(self, stored: Stored, part: Part) -> torch.Tensor:
+        """Blocks lie along a row: whole blocks are read, and what sticks out is cut off after
+        dequantizing.
+        """
+        elements, size = stored.block
+        columns = stored.shape[-1]
+        rows = 1 if len(stored.shape) == 1 else stored.shape[0]
+        data = self._bytes[stored.start : stored.start + rows * (columns // elements) * size]
+        blocks = data.reshape(rows, columns // elements, size)
+        first, last = 0, columns
+        if part.dim == len(stored.shape) - 1:
+            first, last = part.held.start, part.held.stop
+        elif part.dim == 0:
+            blocks = blocks[part.held.start : part.held.stop]
+        first_block, last_block = first // elements, -(-last // elements)
+        wanted = np.ascontiguousarray(blocks[:, first_block:last_block])
+        if wanted.size == 0:
+            return torch.empty(part.local_shape)
+        full = dequantize(wanted.reshape(wanted.shape[0], -1), stored.kind)
+        start = first - first_block * elements
+        local = torch.from_numpy(np.array(full[:, start : start + last - first], dtype=np.float32))
+        return local.reshape(part.local_shape)
+
+    def _rope_divisors(self) -> Scaling | None:
+        stored = self._header.tensors.get(ROPE_DIVISORS)
+        if stored is None:
+            return None
+        return DividedBy(tuple(self._dequantized(stored, Part(stored.shape)).flatten().tolist()))
+
+
+def _halves_from_neighbours(local: torch.Tensor, head_dim: int) -> torch.Tensor:
+    """Rows of each head from llama.cpp's order (pairs are neighbours) to Hugging Face's (pairs are halves).
+
+    A part holds whole heads, so a rank can do it alone.
+    """
+    heads = local.reshape(-1, head_dim // 2, 2, *local.shape[1:])
+    return heads.transpose(1, 2).reshape(local.shape)
+
+
+def _config(path: Path, header: Header, divisors: Scaling | None) -> ModelConfig:
+    read = _Reader(path, header)
+    arch = header.metadata.get("general.architecture")
+    if arch not in ARCHITECTURES:
+        raise read.error("general.architecture", f"{arch!r}; supported: {', '.join(ARCHITECTURES)}")
+    if header.metadata.get(f"{arch}.expert_count"):
+        raise read.error(f"{arch}.expert_count", "models with experts are not supported")
+    embedding = header.tensors.get("token_embd.weight")
+    num_heads, d_model = read.count(f"{arch}.attention.head_count"), read.count(f"{arch}.embedding_length")
+    head_dim = read.count(f"{arch}.attention.key_length", d_model // num_heads)
+    for key in (f"{arch}.attention.value_length", f"{arch}.rope.dimension_count"):
+        if read.count(key, head_dim) != head_dim:
+            raise read.error(key, f"only the head's own size, {head_dim}, is supported")
+    try:
+        shape = Shape(
+            num_layers=read.count(f"{arch}.block_count"),
+            d_model=d_model,
+            d_ff=read.count(f"{arch}.feed_forward_length"),
+            num_heads=num_heads,
+            num_kv_heads=read.count(f"{arch}.attention.head_count_kv", num_heads),
+            head_dim=head_dim,
+            vocab_size=embedding.shape[0] if embedding else read.count(f"{arch}.vocab_size"),
+            tied_embeddings="output.weight" not in header.tensors,
+            attention_bias="blk.0.attn_q.bias" in header.tensors,
+            mlp_bias="blk.0.ffn_up.bias" in header.tensors,
+            qk_norm=arch == "qwen3",
+            name=str(header.metadata.get("general.name", path.stem)),
+        )
+    except ConfigError:
+        raise
+    except ValueError as error:
+        raise ConfigError(f"{path}: {error}") from None
+    ends = (header.metadata.get(f"tokenizer.ggml.{end}_token_id") for end in ("eos", "eot"))
+    return ModelConfig(
+        shape=shape,
+        norm_eps=read.number(f"{arch}.attention.layer_norm_rms_epsilon", 1e-5),
+        rope_theta=read.number(f"{arch}.rope.freq_base", 1e4),
+        rope_scaling=divisors or _scaling(read, arch),
+        max_positions=read.count(f"{arch}.context_length", 1 << 30),
+        eos_ids=tuple(end for end in ends if isinstance(end, int)),
+    )
+
+
+def _scaling(read: _Reader, arch: str) -> Scaling | None:
+    key = f"{arch}.rope.scaling.type"
+    kind = read.header.metadata.get(key, "none")
+    if kind == "none":
+        return None
+    if kind == "linear":
+        return LinearScaling(read.number(f"{arch}.rope.scaling.factor"))
+    raise read.error(key, f"{kind!r} is not supported; supported: none, linear, and {ROPE_DIVISORS}")
+
+
+class _Reader:
+    """Typed look-ups that name the file and the key when they fail."""
+
+    def __init__(self, path: Path, header: Header) -> None:
+        self.path, self.header = path, header
+
+    def error(self, key: str, what: str) -> ConfigError:
+        return ConfigError(f"{self.path}: {key}: {what}")
+
+    def count(self, key: str, default: int | None = None) -> int:
+        value = self.header.metadata.get(key, default)
+        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+            raise self.error(key, f"{value!r}: an integer of 1 or more is needed")
+        return value
+
+    def number(self, key: str, default: float | None = None) -> float:
+        value = self.header.metadata.get(key, default)
+        if isinstance(value, bool) or not isinstance(value, int | float) or not value > 0:
+            raise self.error(key, f"{value!r}: a positive number is needed")
+        return float(value)
