@@ -21,7 +21,6 @@ from rich.console import Console
 from run_labs import LabFailed, plain, run_labs
 
 ROOT = Path(__file__).resolve().parent.parent
-CLAIMS = ROOT / "src" / "shardlab" / "theory" / "claims.toml"
 _NOISE = shutil.ignore_patterns("__pycache__", ".ipynb_checkpoints", "*.py", "README.md", "integrity.json")
 
 
@@ -35,8 +34,9 @@ def copy_sources(root: Path, labs: Path, source: Path) -> list[Path]:
     if labs.is_dir():
         # a lab may import a module beside it, so here *.py comes along
         shutil.copytree(labs, source / "labs", ignore=shutil.ignore_patterns("__pycache__", ".ipynb_checkpoints"))
-    ledger_page.write(CLAIMS, source / "book" / "ledger.md")
-    return sorted((source / "labs").glob("*.ipynb"))
+    notebooks = sorted((source / "labs").glob("*.ipynb"))
+    ledger_page.write(source / "book" / "ledger.md", notebooks)
+    return notebooks
 
 
 def render(source: Path, page_folder: Path) -> tuple[bool, str]:

@@ -1,34 +1,23 @@
-"""The claim ledger as a page: src/shardlab/theory/claims.toml -> book/ledger.md, written anew at every build.
-
-A claim is a table with the keys id, section, claim, check, verdict, correction, source, decided_by. The last three
-may be missing or empty; source and decided_by may be lists.
-"""
+"""The claim ledger as a page: the claims of shardlab.theory.claims -> book/ledger.md, written anew at every build."""
 
 from __future__ import annotations
 
 import re
-import tomllib
 from collections import Counter
 from collections.abc import Iterable
+from html import escape as html_escape
 from pathlib import Path
-from typing import Any
 
-# verdict -> (badge role of sphinx-design, what it means)
-VERDICTS = {
+import nbformat
+
+from shardlab.theory.claims import CHECKS, VERDICTS, Claim, load
+
+# verdict -> (colour of sphinx-design's badge, what it means)
+MEANING = {
     "right": ("success", "stands as written"),
     "imprecise": ("warning", "true in part: a condition, a unit or a factor is missing"),
     "wrong": ("danger", "does not stand; the correction says what does"),
-    "open": ("secondary", "not decided yet"),
-}
-CHECKS = {
-    "B": "bytes counted exactly, on CPU ranks",
-    "N": "numbers compared, on CPU ranks",
-    "F": "formula, by a test",
-    "R": "against published measurements",
-    "S": "spec sheet",
-    "G": "needs two GPUs or more",
-    "M": "needs two nodes or more",
-    "C": "what a paper says",
+    "open": ("muted", "not decided yet"),
 }
 SECTIONS = {
     "7.1": "Interconnects",
@@ -39,88 +28,85 @@ SECTIONS = {
     "7.6": "Context and sequence parallelism",
     "7.7": "Cost",
     "7.8": "Multi-node",
-    "7.9": "Where it comes from",
+    "7.9": "Where the ideas come from",
 }
 INTRO = """# The claim ledger
 
 A chapter on scaling inference makes many statements that can be checked. Here each one stands in our words, with a
-verdict and with what decided it. A verdict is not an opinion: a test, a lab cell or a source that you can open
-decides.
+verdict and with what decided it. A verdict is not an opinion. A test, a lab cell or a source that you can open decides.
 """
+_URL = re.compile(r"(https?://[^\s,;)\]]+)")
 
 
 def escape(text: str) -> str:
-    """Plain text -> MyST that shows exactly that text, with addresses made clickable."""
-    parts = re.split(r"(https?://[^\s,;)\]]+)", " ".join(text.split()))
+    """Plain text -> MyST that shows exactly that text."""
+    return re.sub(r"([\\`*_{}\[\]<>#|$~^])", r"\\\1", " ".join(text.split()))
+
+
+def badge(verdict: str) -> str:
+    return f"{{bdg-{MEANING[verdict][0]}}}`{verdict}`"
+
+
+def source_html(text: str) -> str:
+    """A source in HTML, with its addresses made clickable and shown without the scheme."""
+    parts = _URL.split(text.strip())
     return "".join(
-        f"<{part}>" if number % 2 else re.sub(r"([\\`*_{}\[\]<>#|$~^])", r"\\\1", part)
+        f'<a href="{html_escape(part)}">{html_escape(part.split("://")[1])}</a>'
+        if number % 2
+        else html_escape(part)
         for number, part in enumerate(parts)
     )
 
 
-def as_list(value: str | list[str] | None) -> list[str]:
-    return [value] if isinstance(value, str) and value else list(value or [])
+def decider_html(text: str, labs: dict[str, str]) -> str:
+    """A test, or a lab's cell: a link where the lab is in this book and has the anchor. Long names may break."""
+    path, _, anchor = text.strip().partition("#")
+    shown = re.sub(r"(::|/|_)", r"\1<wbr>", html_escape(text.strip()))
+    lab = Path(path)
+    if lab.suffix == ".ipynb" and anchor and anchor in labs.get(lab.name, ""):
+        return f'<a href="../labs/{lab.stem}.html#{anchor}">{lab.stem}: {html_escape(anchor)}</a>'
+    return f"<code>{shown}</code>"
 
 
-def badge(verdict: str) -> str:
-    if verdict not in VERDICTS:
-        raise ValueError(f"verdict {verdict!r} is not one of {', '.join(VERDICTS)}")
-    return f"{{bdg-{VERDICTS[verdict][0]}}}`{verdict}`"
+def decided(claim: Claim, labs: dict[str, str]) -> str:
+    """What decided the claim, as a list in one line of HTML; for an open one, what it waits for."""
+    items = [f"decided by {decider_html(one, labs)}" for one in claim.decided_by.split(";") if one.strip()]
+    items += [f"source: {source_html(one)}" for one in claim.source.split(";") if one.strip()]
+    if not items:
+        items = ["waits for: " + ", ".join(CHECKS[letter] for letter in claim.check.split(","))]
+    return '<ul class="decided">' + "".join(f"<li>{item}</li>" for item in items) + "</ul>"
 
 
-def decided(claim: dict[str, Any]) -> str:
-    """What decides the claim: the tests or cells, then the sources; without either, the kind of check it waits for."""
-    tests = [f"`{one}`" for one in as_list(claim.get("decided_by"))]
-    sources = [escape(one) for one in as_list(claim.get("source"))]
-    waits = [CHECKS.get(letter.strip(), escape(letter)) for letter in re.split(r"[,\s]+", claim["check"])]
-    return "<br>".join(tests + sources) or "; ".join(waits)
-
-
-def rows(claims: Iterable[dict[str, Any]]) -> str:
-    lines = [
-        ":::{list-table}",
-        ":header-rows: 1",
-        ":widths: 40 36 24",
-        ":class: ledger",
-        "",
-        "* - Claim",
-        "  - Verdict",
-        "  - Decided by",
-    ]
+def rows(claims: Iterable[Claim], labs: dict[str, str]) -> str:
+    lines = [":::{list-table}", ":header-rows: 1", ":widths: 40 60", ":class: ledger", ""]
+    lines += ["* - The chapter says", "  - Verdict"]
     for claim in claims:
-        correction = escape(claim.get("correction") or "")
         lines += [
-            f"* - **{escape(claim['id'])}** {escape(claim['claim'])}",
-            f"  - {badge(claim['verdict'])} {correction}".rstrip(),
-            f"  - {decided(claim)}",
+            f"* - **{escape(claim.id)}** {escape(claim.claim)}",
+            f"  - {badge(claim.verdict)} {escape(claim.correction)}".rstrip(),
+            "",
+            f"    {decided(claim, labs)}",
         ]
     return "\n".join([*lines, ":::"])
 
 
-def page(claims: list[dict[str, Any]]) -> str:
-    """-> the whole page in MyST. Raises KeyError or ValueError for a claim that cannot be shown."""
-    if not claims:
-        return INTRO + "\nNo claim has been entered yet.\n"
-    counts = Counter(claim["verdict"] for claim in claims)
+def page(claims: Iterable[Claim], labs: dict[str, str]) -> str:
+    """-> the whole page in MyST. labs: name of a notebook in this book -> its text, where anchors are looked up."""
+    claims = list(claims)
+    counts = Counter(claim.verdict for claim in claims)
     legend = [
-        f"- {badge(verdict)} {counts[verdict]} of {len(claims)}: {meaning}"
-        for verdict, (_, meaning) in VERDICTS.items()
+        f"- {badge(verdict)} {counts[verdict]} of {len(claims)}: {MEANING[verdict][1]}"
+        for verdict in VERDICTS
         if counts[verdict]
     ]
     parts = [INTRO, "\n".join(legend)]
-    for section in sorted({str(claim["section"]) for claim in claims}):
+    for section in sorted({claim.section for claim in claims}):
         parts.append(f"## {section} {SECTIONS.get(section, '')}".rstrip())
-        parts.append(rows(claim for claim in claims if str(claim["section"]) == section))
+        parts.append(rows((claim for claim in claims if claim.section == section), labs))
     return "\n\n".join(parts) + "\n"
 
 
-def load(path: Path) -> list[dict[str, Any]]:
-    """claims.toml -> its claims in file order: an array of tables named claim or claims. No file: none."""
-    if not path.exists():
-        return []
-    data = tomllib.loads(path.read_text())
-    return list(data.get("claim") or data.get("claims") or [])
-
-
-def write(claims: Path, target: Path) -> None:
-    target.write_text(page(load(claims)))
+def write(target: Path, notebooks: Iterable[Path]) -> None:
+    """Write the page of all claims. notebooks: the labs that this book has."""
+    labs = {path.name: "\n".join(cell.source for cell in nbformat.read(path, 4).cells) for path in notebooks}
+    target.write_text(page(load(), labs))
