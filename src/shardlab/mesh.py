@@ -84,22 +84,26 @@ class Mesh:
 
     @classmethod
     def build(cls, plan: Plan, rank: int, recorder: Recorder, device: torch.device) -> Mesh:
-        """Make this rank's axes. Every rank of the plan must call it with the same plan.
-
-        The default process group must be up when the plan has more than one rank, and may be larger than the plan.
-        """
+        """Make this rank's axes. Every rank of the default process group must call this or make_groups(plan)."""
+        groups = make_groups(plan)
         axes = {}
         for name in AXES:
             ranks = axis_ranks(rank, plan, name)
-            axes[name] = Axis(name, ranks.index(rank), len(ranks), ranks, _group(ranks), recorder)
+            axes[name] = Axis(name, ranks.index(rank), len(ranks), ranks, groups.get(ranks), recorder)
         return cls(plan, rank, axes, device, recorder)
 
 
-def _group(ranks: tuple[int, ...]) -> dist.ProcessGroup | None:
-    if len(ranks) == 1:
-        return None
-    if len(ranks) == dist.get_world_size():
-        return dist.group.WORLD
-    # Only the members synchronise, so that ranks outside the plan can stay idle. Axes are made in one fixed order
-    # and the groups of one axis are disjoint: no two ranks can wait for each other.
-    return dist.new_group(list(ranks), use_local_synchronization=True)
+def make_groups(plan: Plan) -> dict[tuple[int, ...], dist.ProcessGroup]:
+    """Global ranks -> process group, for every line of the grid with more than one rank.
+
+    torch wants every rank of the default process group to make every group, in the same order: those that are not in
+    the plan call this and keep nothing. (Its use_local_synchronization names a group by how many its members already
+    have, so ranks with different pasts wait for each other for ever.)
+    """
+    groups = {}
+    for name in AXES:
+        lines = sorted({axis_ranks(rank, plan, name) for rank in range(plan.world_size)})
+        for ranks in (line for line in lines if len(line) > 1):
+            whole = len(ranks) == dist.get_world_size()
+            groups[ranks] = dist.group.WORLD if whole else dist.new_group(list(ranks))
+    return groups

@@ -18,7 +18,7 @@ import torch.distributed as dist
 
 from shardlab.flight import Flight, num_cores
 from shardlab.launch import frames, pickles
-from shardlab.mesh import Mesh
+from shardlab.mesh import Mesh, make_groups
 from shardlab.recorder import Recorder
 from shardlab.theory.plan import Plan
 
@@ -116,10 +116,15 @@ def _serve(rank: int, sock: socket.socket, recorder: Recorder, flight: Flight, d
         flight.begin(run)
         recorder.start(check=check)
         try:
-            if plan not in meshes:
-                meshes[plan] = Mesh.build(plan, rank, recorder, device)
-            program, args, kwargs = _load_call(call)
-            result = program(meshes[plan], *args, **kwargs)
+            if call is None:  # a plan that is new to the pool: every rank takes part in making its groups
+                if rank < plan.world_size:
+                    meshes[plan] = Mesh.build(plan, rank, recorder, device)
+                else:
+                    make_groups(plan)
+                result = None
+            else:
+                program, args, kwargs = _load_call(call)
+                result = program(meshes[plan], *args, **kwargs)
             sys.stdout.flush()
             sys.stderr.flush()
             reply = pickles.dumps(("result", run, result, recorder.transfers))

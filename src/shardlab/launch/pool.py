@@ -13,7 +13,6 @@ from shardlab.launch.errors import LaunchError
 from shardlab.launch.interrupts import deferred_interrupts
 from shardlab.launch.live import Live
 from shardlab.launch.preflight import check_room, choose_backend
-from shardlab.mesh import Mesh
 from shardlab.theory.ledger import Transfer
 from shardlab.theory.plan import Plan
 
@@ -88,10 +87,8 @@ class Ranks:
         try:
             live = self._start(deadline, limit_s)
             self._busy = True
-            if (
-                wire and plan not in live.plans
-            ):  # connecting the groups of a new plan is not the program's traffic
-                self._call(live, pickles.dump_call(_nothing, (), {}), plan, check, deadline, limit_s)
+            if plan not in live.plans:
+                self._call(live, None, plan, check, deadline, limit_s)
             before = self._snapshot(live, plan) if wire else None
             results = self._call(live, call, plan, check, deadline, limit_s)
             if wire:
@@ -103,12 +100,13 @@ class Ranks:
         return results
 
     def _call(
-        self, live: Live, call: bytes, plan: Plan, check: bool, deadline: float, limit_s: float
+        self, live: Live, call: bytes | None, plan: Plan, check: bool, deadline: float, limit_s: float
     ) -> list[Any]:
+        """Have `call` run on the plan's ranks; None has every rank of the pool make the plan's groups."""
         self._num_runs += 1
-        run, active = self._num_runs, range(plan.world_size)
-        where: bytes | str = call
-        if len(call) > _LARGE_CALL:
+        run, active = self._num_runs, range(self.world_size if call is None else plan.world_size)
+        where: bytes | str | None = call
+        if call is not None and len(call) > _LARGE_CALL:
             where = os.path.join(live.folder, f"call{run}")
             with open(where, "wb") as file:
                 file.write(call)
@@ -221,7 +219,3 @@ class Ranks:
             if isinstance(snapshot, str):
                 return snapshot
         return wire.matrix(before, after)
-
-
-def _nothing(mesh: Mesh) -> None:
-    """A program that only has its mesh made."""
