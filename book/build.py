@@ -67,7 +67,8 @@ def build(labs: Path, target: Path, console: Console) -> int:
     """-> the exit code. labs: the folder of notebooks; target: what the book is built in."""
     source, page_folder = target / "book-src", target / "book"
     notebooks = copy_sources(ROOT, labs, source)
-    console.print(f"Running {len(notebooks)} lab{'s' * (len(notebooks) != 1)} on this machine")
+    if notebooks:
+        console.print(f"Running {len(notebooks)} lab{'s' * (len(notebooks) != 1)} on this machine")
     try:
         run_labs(notebooks, keep_widgets=True)
     except LabFailed as error:

@@ -57,6 +57,9 @@ async def run_notebook(path: Path, on_cell: Callable[[], object], kernel: str = 
                 on_cell()
         client.set_widgets_metadata()
     except (CellExecutionError, CellTimeoutError, DeadKernelError) as error:
+        task = asyncio.current_task()
+        if task is not None and task.cancelling():  # nbclient takes a cancelled wait for a dead kernel
+            raise asyncio.CancelledError from None
         reason = "" if isinstance(error, CellExecutionError) else f"\n{notebook.cells[index].source}\n"
         raise LabFailed(f"{path.name}, cell {index + 1} of {len(notebook.cells)}:{reason}\n{error}") from error
     finally:
@@ -81,7 +84,8 @@ async def _run_all(paths: Sequence[Path], *, keep_widgets: bool) -> None:
         asyncio.get_running_loop().add_signal_handler(number, task.cancel)
     cells = {path: sum(c.cell_type == "code" for c in nbformat.read(path, 4).cells) for path in paths}
     form = "{desc} {percentage:3.0f}% |{bar}| {n_fmt}/{total_fmt} cells, {elapsed}"
-    with tqdm(total=sum(cells.values()), bar_format=form, file=sys.stdout, dynamic_ncols=True) as bar:
+    first = paths[0].stem
+    with tqdm(total=sum(cells.values()), desc=first, bar_format=form, file=sys.stdout, dynamic_ncols=True) as bar:
         for path in paths:
             bar.set_description_str(path.stem)
             notebook = await run_notebook(path, bar.update)
