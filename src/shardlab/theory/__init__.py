@@ -10,6 +10,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:  # for editors and type checkers
+    from shardlab.theory import claims as claims
     from shardlab.theory import collectives as collectives
     from shardlab.theory import decode as decode
     from shardlab.theory import hardware as hardware
@@ -22,6 +23,7 @@ if TYPE_CHECKING:  # for editors and type checkers
     from shardlab.theory import units as units
 
 __all__ = [
+    "claims",
     "collectives",
     "decode",
     "hardware",
@@ -37,9 +39,7 @@ __all__ = [
 
 def __getattr__(name: str) -> ModuleType:
     if name not in __all__:
-        raise AttributeError(
-            f"module 'shardlab.theory' has no attribute {name!r}; it has {', '.join(__all__)}"
-        )
+        raise AttributeError(f"module 'shardlab.theory' has no attribute {name!r}; it has {', '.join(__all__)}")
     return importlib.import_module(f"shardlab.theory.{name}")
 
 
