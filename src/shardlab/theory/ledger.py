@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
+from shardlab.theory.collectives import wire_bytes
 from shardlab.theory.plan import Plan
 from shardlab.theory.split import check_tp
 from shardlab.theory.transformer import Shape
@@ -22,7 +24,12 @@ class Transfer:
     op: str
     axis: str
     num_bytes: int
-    seconds: float | None = field(default=None, compare=False)
+    seconds: float | None = field(default=None, compare=False, repr=False)
+
+
+def sent_bytes(transfers: Iterable[Transfer], *, world_size: int) -> float:
+    """What one rank sends for these transfers over an axis of `world_size` ranks, each with its default algorithm."""
+    return sum(wire_bytes(one.op, num_bytes=one.num_bytes, world_size=world_size) for one in transfers)
 
 
 def forward(

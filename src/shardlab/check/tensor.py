@@ -1,0 +1,181 @@
+"""Lab 03's three exercises: row-parallel with bias, vocab-parallel embedding, the bytes of a whole forward.
+
+Each check runs the attempt at T = 2 and 3 on sizes that 3 does not divide: a solution that only works for even
+splits is not a solution.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from shardlab.check.verdict import Verdict
+from shardlab.launch import RankError, Ranks
+from shardlab.mesh import Mesh
+from shardlab.programs import forward, tensor
+from shardlab.theory.ledger import Transfer, sent_bytes
+from shardlab.theory.plan import Plan
+from shardlab.theory.split import even_split
+from shardlab.theory.transformer import Shape
+
+DEGREES = (2, 3)
+B, S, F, D, V = 2, 3, 10, 6, 11
+CLOSE = {"atol": 1e-5, "rtol": 1e-4}
+
+
+def row_parallel(attempt: Callable[..., torch.Tensor], ranks: Ranks) -> Verdict:
+    """Check `attempt(mesh, x[B,S,F_tp], w[D,F_tp], bias[D]) -> [B,S,D]`, whole on every rank."""
+    x, w, bias = _row_parallel_data()
+    wanted = x @ w.T + bias
+    for degree in DEGREES:
+        outputs = _run(ranks, degree, _row_parallel_trial, attempt)
+        if isinstance(outputs, Verdict):
+            return outputs
+        for rank, (out, cut) in enumerate(zip(outputs, even_split(F, degree), strict=True)):
+            verdict = _compare(out, wanted, rank, degree)
+            if verdict is None:
+                continue
+            partial = x[..., cut.start : cut.stop] @ w[:, cut.start : cut.stop].T
+            if _same(out, partial + bias) or _same(out, partial):
+                return _hinted(verdict, "this is one rank's partial sum. Which collective adds the partial sums up?")
+            if _same(out, wanted + (degree - 1) * bias):
+                return _hinted(verdict, f"it is off by {degree - 1} x bias: every rank added the bias before the sum.")
+            if _same(out, wanted - bias):
+                return _hinted(verdict, "the sum is right; the bias is missing.")
+            return verdict
+        sent = [t.num_bytes for t in ranks.transfers[0]]
+        if sent != [B * S * D * 4]:
+            return Verdict(
+                False, f"the output is right at T={degree}, but the transfers were {_listed(ranks.transfers[0])}.",
+                f"one all_reduce of B*S*D*4 = {B * S * D * 4} bytes, through comm, is enough.",
+            )  # fmt: skip
+    return Verdict(True, f"equal to the whole layer on every rank at T=2 and T=3, with one all_reduce of {B * S * D * 4} B.")
+
+
+def vocab_embedding(attempt: Callable[..., torch.Tensor], ranks: Ranks) -> Verdict:
+    """Check `attempt(mesh, token_ids[B,S], table[V_tp,D], first_row) -> [B,S,D]`, whole on every rank."""
+    token_ids, table = _embedding_data()
+    wanted = table[token_ids]
+    for degree in DEGREES:
+        outputs = _run(ranks, degree, _embedding_trial, attempt)
+        if isinstance(outputs, Verdict):
+            return _hinted(
+                outputs, "an id that this rank does not hold must not be used as an index: shift by first_row, and mask."
+            )
+        for rank, (out, rows) in enumerate(zip(outputs, even_split(V, degree), strict=True)):
+            verdict = _compare(out, wanted, rank, degree)
+            if verdict is None:
+                continue
+            held = (token_ids >= rows.start) & (token_ids < rows.stop)
+            if _same(out, wanted * held.unsqueeze(-1)):
+                return _hinted(verdict, "only this rank's own tokens are filled in. Which collective brings in the rest?")
+            return _hinted(verdict, "a token that another rank holds must add zero here, not somebody else's row.")
+        if [t.op for t in ranks.transfers[0]] != ["all_reduce"]:
+            return Verdict(
+                False, f"the output is right at T={degree}, but the transfers were {_listed(ranks.transfers[0])}.",
+                "one all_reduce of the [B,S,D] output is enough.",
+            )  # fmt: skip
+    return Verdict(True, "equal to a lookup in the whole table on every rank at T=2 and T=3, with one all_reduce.")
+
+
+def forward_bytes(attempt: Callable[..., float], ranks: Ranks) -> Verdict:
+    """Check `attempt(shape, T, batch, seq, dtype_bytes) -> bytes that each rank sends in one forward (ring)`.
+
+    The attempt is held to what a small random model really recorded at T = 2 and 3, vocabulary 11 included.
+    """
+    shape = tensor.toy_shape(vocab_size=V)
+    for degree in DEGREES:
+        transfers = _run(ranks, degree, forward.forward_transfers, shape, B, S)
+        if isinstance(transfers, Verdict):
+            return transfers
+        measured = sent_bytes(transfers[0], world_size=degree)
+        try:
+            guess = float(attempt(shape, degree, B, S, 4))
+        except Exception as error:  # the learner's own code: whatever it raises is the answer
+            return Verdict(False, f"your function raised {type(error).__name__}: {error}")
+        if abs(guess - measured) <= 0.5:
+            continue
+        message = f"at T={degree}, B={B}, S={S} a rank sent {measured:,.0f} B; you predicted {guess:,.0f} B."
+        return Verdict(False, message, _missing_term(guess, transfers[0], shape, degree))
+    return Verdict(True, "your formula equals the recorded bytes at T=2 and T=3, to the byte.")
+
+
+def _missing_term(guess: float, transfers: list[Transfer], shape: Shape, degree: int) -> str:
+    """Name what the guess left out, where leaving it out gives exactly the guess."""
+    embedding, *layers, logits = transfers
+    halves = layers[: shape.num_layers]
+    suspects = {
+        "the embedding is split by vocabulary too: it costs one more all_reduce.": [*layers, logits],
+        "the logits are split by vocabulary: somebody must gather them.": [embedding, *layers],
+        "there is more than the layers: look at both ends of the model.": layers,
+        "a layer has two row-parallel matrices, so two all_reduces.": [embedding, *halves, logits],
+    }
+    for hint, counted in suspects.items():
+        if abs(guess - sent_bytes(counted, world_size=degree)) <= 0.5:
+            return hint
+    if abs(guess - sum(t.num_bytes for t in transfers)) <= 0.5:
+        return "these are the sizes of the tensors; a ring sends 2(T-1)/T of an all_reduce and (T-1)/T of an all_gather."
+    exact_vocab = logits.num_bytes * V // (-(-V // degree) * degree)
+    if abs(guess - sent_bytes([embedding, *layers, Transfer("all_gather", "tp", exact_vocab)], world_size=degree)) <= 0.5:
+        return f"T does not divide V = {V}: every shard of the logits is padded to ceil(V/T) before the all_gather."
+    return "count the all_reduces and the all_gather, each with its ring factor, and the bytes of an element."
+
+
+def _run(ranks: Ranks, degree: int, program: Callable[..., Any], *args: Any) -> list[Any] | Verdict:
+    try:
+        return ranks.run(program, *args, plan=Plan(tp=degree))
+    except RankError as error:
+        return Verdict(False, f"at T={degree}, {str(error).splitlines()[0]}")
+
+
+def _compare(out: object, wanted: torch.Tensor, rank: int, degree: int) -> Verdict | None:
+    where = f"rank {rank} of T={degree}"
+    if not isinstance(out, torch.Tensor):
+        return Verdict(False, f"{where} returned {type(out).__name__}, not a tensor.", "return the layer's output.")
+    if out.shape != wanted.shape:
+        return Verdict(False, f"{where} returned shape {tuple(out.shape)}, wanted {tuple(wanted.shape)}.")
+    if torch.allclose(out, wanted, **CLOSE):
+        return None
+    return Verdict(False, f"{where} is off by up to {(out - wanted).abs().max().item():.2g}.")
+
+
+def _same(a: torch.Tensor, b: torch.Tensor) -> bool:
+    return a.shape == b.shape and torch.allclose(a, b, **CLOSE)
+
+
+def _hinted(verdict: Verdict, hint: str) -> Verdict:
+    return Verdict(verdict.ok, verdict.message, verdict.hint or hint)
+
+
+def _listed(transfers: list[Transfer]) -> str:
+    return ", ".join(f"{t.op} of {t.num_bytes} B" for t in transfers) or "none"
+
+
+def _row_parallel_data() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    seeded = torch.Generator().manual_seed(3)
+    x = torch.randn(B, S, F, generator=seeded)
+    w = torch.randn(D, F, generator=seeded) * F**-0.5
+    return x, w, torch.randn(D, generator=seeded)
+
+
+def _embedding_data() -> tuple[torch.Tensor, torch.Tensor]:
+    seeded = torch.Generator().manual_seed(4)
+    # Every row of the table is asked for, the last one too, whatever T is.
+    token_ids = torch.tensor([[0, 10, 5], [7, 3, 4]])
+    return token_ids, torch.randn(V, D, generator=seeded)
+
+
+def _row_parallel_trial(mesh: Mesh, attempt: Callable[..., torch.Tensor]) -> torch.Tensor:
+    x, w, bias = _row_parallel_data()
+    tp = mesh["tp"]
+    cut = even_split(F, tp.size)[tp.rank]
+    return attempt(mesh, x[..., cut.start : cut.stop].clone(), w[:, cut.start : cut.stop].clone(), bias)
+
+
+def _embedding_trial(mesh: Mesh, attempt: Callable[..., torch.Tensor]) -> torch.Tensor:
+    token_ids, table = _embedding_data()
+    tp = mesh["tp"]
+    rows = even_split(V, tp.size)[tp.rank]
+    return attempt(mesh, token_ids, table[rows.start : rows.stop].clone(), rows.start)
