@@ -1,9 +1,9 @@
-"""Build the book of this machine: run the labs, render what came out, say what was predicted and what was measured.
+"""Build the book of this machine: run the labs, render them, say what was predicted and what was measured.
 
     python book/build.py        # what `make book` calls
 
-Everything happens in a copy below build/, so the tree stays clean. Nothing is fetched: the scripts and fonts of the
-pages are in third_party/, and each page names only files of the book itself.
+Everything happens in a copy below build/, so the tree stays clean. Nothing is fetched: the scripts and fonts of
+the pages are in third_party/, and each page names only files of the book itself.
 """
 
 from __future__ import annotations
@@ -15,9 +15,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+from rich.console import Console
+
 import headlines
 import ledger_page
-from rich.console import Console
 from run_labs import LabFailed, plain, run_labs
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -33,7 +34,9 @@ def copy_sources(root: Path, labs: Path, source: Path) -> list[Path]:
         shutil.copytree(root / folder, source / folder, ignore=_NOISE)
     if labs.is_dir():
         # a lab may import a module beside it, so here *.py comes along
-        shutil.copytree(labs, source / "labs", ignore=shutil.ignore_patterns("__pycache__", ".ipynb_checkpoints"))
+        shutil.copytree(
+            labs, source / "labs", ignore=shutil.ignore_patterns("__pycache__", ".ipynb_checkpoints")
+        )
     notebooks = sorted((source / "labs").glob("*.ipynb"))
     ledger_page.write(source / "book" / "ledger.md", notebooks)
     return notebooks
@@ -43,11 +46,15 @@ def render(source: Path, page_folder: Path) -> tuple[bool, str]:
     """source -> HTML in page_folder, every warning an error. -> (whether it went well, what was said)."""
     scratch = source.parent / "book-scratch"
     shutil.rmtree(scratch, ignore_errors=True)
+    jupyter_book = [sys.executable, "-c", "from jupyter_book.cli.main import main; main()"]
+    where = ["--toc", str(source / "book" / "_toc.yml"), "--path-output", str(scratch)]
     done = subprocess.run(
-        [sys.executable, "-c", "from jupyter_book.cli.main import main; main()", "build", str(source), "--toc", str(source / "book" / "_toc.yml"),
-         "--path-output", str(scratch), "-W", "-n", "--keep-going", "-q"],
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False,
-    )  # fmt: skip
+        [*jupyter_book, "build", str(source), *where, "-W", "-n", "--keep-going", "-q"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        check=False,
+    )
     (source.parent / "book.log").write_text(done.stdout)
     pages = scratch / "_build" / "html"
     if pages.is_dir():  # a page with a warning is still worth a look
@@ -58,7 +65,7 @@ def render(source: Path, page_folder: Path) -> tuple[bool, str]:
 
 
 def complaints(said: str, source: Path) -> str:
-    """The warnings and errors among what Jupyter Book said, with paths as in the tree; all of it if there are none."""
+    """The warnings and errors in what Jupyter Book said, with paths as in the tree; all of it if there are none."""
     lines = [line for line in plain(said).splitlines() if re.search(r"WARNING|ERROR|Error|SEVERE", line)]
     return "\n".join(lines or [said]).replace(f"{source}/", "")
 

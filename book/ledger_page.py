@@ -1,4 +1,4 @@
-"""The claim ledger as a page: the claims of shardlab.theory.claims -> book/ledger.md, written anew at every build."""
+"""The claim ledger as a page: shardlab.theory.claims -> book/ledger.md, written anew at every build."""
 
 from __future__ import annotations
 
@@ -32,8 +32,9 @@ SECTIONS = {
 }
 INTRO = """# The claim ledger
 
-A chapter on scaling inference makes many statements that can be checked. Here each one stands in our words, with a
-verdict and with what decided it. A verdict is not an opinion. A test, a lab cell or a source that you can open decides.
+A chapter on scaling inference makes many statements that can be checked. Here each one stands in our words, with
+a verdict and with what decided it. A verdict is not an opinion. A test, a lab cell or a source that you can open
+decides.
 """
 _URL = re.compile(r"(https?://[^\s,;)\]]+)")
 
@@ -59,7 +60,7 @@ def source_html(text: str) -> str:
 
 
 def decider_html(text: str, labs: dict[str, str]) -> str:
-    """A test, or a lab's cell: a link where the lab is in this book and has the anchor. Long names may break."""
+    """A test, or a lab's cell: a link where the lab is in this book and has the anchor. Long names break."""
     path, _, anchor = text.strip().partition("#")
     shown = re.sub(r"(::|/|_)", r"\1<wbr>", html_escape(text.strip()))
     lab = Path(path)
@@ -91,7 +92,7 @@ def rows(claims: Iterable[Claim], labs: dict[str, str]) -> str:
 
 
 def page(claims: Iterable[Claim], labs: dict[str, str]) -> str:
-    """-> the whole page in MyST. labs: name of a notebook in this book -> its text, where anchors are looked up."""
+    """-> the whole page in MyST. labs: name of a notebook in this book -> its text, to look up anchors."""
     claims = list(claims)
     counts = Counter(claim.verdict for claim in claims)
     legend = [

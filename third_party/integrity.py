@@ -1,4 +1,4 @@
-"""Write integrity.json: the sha384 of every vendored file, in the form that browsers use (subresource integrity)."""
+"""Write integrity.json: the sha384 of every vendored file, in the form that browsers use."""
 
 from __future__ import annotations
 

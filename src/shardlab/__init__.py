@@ -1,4 +1,4 @@
-"""shardlab: run a transformer over many ranks on any machine, and hold every formula to what went over the wire.
+"""shardlab: run a transformer over many ranks on any machine, and hold every formula to the wire.
 
 The names below load on first use (PEP 562). So `import shardlab.theory` loads neither torch nor numpy, and the
 theory also runs in a browser's Python.

@@ -1,0 +1,37 @@
+"""What every test stands on: no network for models, no screen for figures, Triton's interpreter without a GPU.
+
+The variables are set here, at import, before any test module imports triton or transformers. Processes that a
+test starts inherit them. The `ranks` fixtures are in tests/launch.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+
+def has_gpu() -> bool:
+    """Whether torch can use a CUDA device. torch is only asked where a driver's device file is there."""
+    if not any(Path(node).exists() for node in ("/dev/nvidiactl", "/dev/dxg")):
+        return False
+    import torch
+
+    return torch.cuda.is_available()
+
+
+HAS_GPU = has_gpu()
+
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["MPLBACKEND"] = "Agg"
+if not HAS_GPU:
+    os.environ["TRITON_INTERPRET"] = "1"
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    if HAS_GPU:
+        return
+    for item in items:
+        if item.get_closest_marker("gpu"):
+            item.add_marker(pytest.mark.skip(reason="needs a CUDA device, and this machine has none"))
