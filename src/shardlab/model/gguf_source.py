@@ -11,7 +11,8 @@ from gguf.quants import dequantize
 from shardlab.layers.rope import DividedBy, LinearScaling, Scaling
 from shardlab.model import names
 from shardlab.model.config import ConfigError, ModelConfig
-from shardlab.model.gguf_header import Header, Stored, read_header
+from shardlab.model.gguf_header import Header, read_header
+from shardlab.model.source import WeightsError
 from shardlab.sharding import Part
 from shardlab.theory.transformer import Shape
 
@@ -44,15 +45,16 @@ class GGUFSource:
         return stored_name == ROPE_DIVISORS  # read into the config
 
     def read(self, stored_name: str, part: Part) -> torch.Tensor:
-        local = self._dequantized(self._header.tensors[stored_name], part)
+        local = self._dequantized(stored_name, part)
         if self._permuted and (".attn_q." in stored_name or ".attn_k." in stored_name):
             local = _halves_from_neighbours(local, self.config.shape.head_dim)
         return local
 
-    def _dequantized(self, stored: Stored, part: Part) -> torch.Tensor:
+    def _dequantized(self, name: str, part: Part) -> torch.Tensor:
         """Blocks lie along a row: whole blocks are read, and what sticks out is cut off after
         dequantizing.
         """
+        stored = self._header.tensors[name]
         elements, size = stored.block
         columns = stored.shape[-1]
         rows = 1 if len(stored.shape) == 1 else stored.shape[0]
@@ -67,16 +69,19 @@ class GGUFSource:
         wanted = np.ascontiguousarray(blocks[:, first_block:last_block])
         if wanted.size == 0:
             return torch.empty(part.local_shape)
-        full = dequantize(wanted.reshape(wanted.shape[0], -1), stored.kind)
+        try:
+            full = dequantize(wanted.reshape(wanted.shape[0], -1), stored.kind)
+        except NotImplementedError:
+            raise WeightsError(self.path, f"quantization {stored.kind.name} is not supported", name) from None
         start = first - first_block * elements
-        local = torch.from_numpy(np.array(full[:, start : start + last - first], dtype=np.float32))
+        local = torch.from_numpy(np.require(full[:, start : start + last - first], np.float32, ["C", "W"]))
         return local.reshape(part.local_shape)
 
     def _rope_divisors(self) -> Scaling | None:
         stored = self._header.tensors.get(ROPE_DIVISORS)
         if stored is None:
             return None
-        return DividedBy(tuple(self._dequantized(stored, Part(stored.shape)).flatten().tolist()))
+        return DividedBy(tuple(self._dequantized(ROPE_DIVISORS, Part(stored.shape)).flatten().tolist()))
 
 
 def _halves_from_neighbours(local: torch.Tensor, head_dim: int) -> torch.Tensor:

@@ -1,0 +1,29 @@
+"""One warm pool of four ranks for the folder, and one reference a tiny model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import pytest
+from tests.model.tiny import CASES, Reference, build
+
+from shardlab import Ranks
+
+
+@pytest.fixture(scope="package")
+def ranks() -> Iterator[Ranks]:
+    with Ranks(4) as pool:
+        yield pool
+
+
+@pytest.fixture(scope="package")
+def reference(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Reference]:
+    """Name of a tiny model -> its folder and what transformers says of it. Each is built once."""
+    built: dict[str, Reference] = {}
+
+    def get(name: str) -> Reference:
+        if name not in built:
+            built[name] = build(CASES[name], tmp_path_factory.mktemp(name))
+        return built[name]
+
+    return get
