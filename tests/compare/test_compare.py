@@ -42,7 +42,11 @@ class Cells(HTMLParser):
 
 def test_the_text_of_a_table() -> None:
     table = compare.table(
-        [Row("all_reduce, 4 MiB", 6_291_456, 6_300_000), Row("logits", 1024, 1024), Row("time", 1e-3, 2e-3, "s")],
+        [
+            Row("all_reduce, 4 MiB", 6_291_456, 6_300_000),
+            Row("logits", 1024, 1024),
+            Row("time", 1e-3, 2e-3, "s"),
+        ],
         title="On the wire",
     )
     assert repr(table).splitlines() == [
@@ -97,7 +101,9 @@ def test_a_row_that_does_not_fit_is_refused() -> None:
 
 
 def test_headline_is_shown_and_collected() -> None:
-    headline = compare.headline(lab="03", what="bytes a token", predicted=28_672, measured=28_672.0, unit="bytes")
+    headline = compare.headline(
+        lab="03", what="bytes a token", predicted=28_672, measured=28_672.0, unit="bytes"
+    )
     bundle = headline._repr_mimebundle_()
     assert set(bundle) == {"text/plain", "text/html", "application/vnd.shardlab.headline+json"}
     assert bundle["text/plain"] == "bytes a token: predicted 28,672 B, measured 28,672 B (exact)"

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tests.theory.shapes import shapes
 
-from shardlab.theory.ledger import Transfer, forward
+from shardlab.theory.ledger import Transfer, forward, sent_bytes
 from shardlab.theory.plan import Plan
 from shardlab.theory.split import largest_tp
 from shardlab.theory.transformer import MODELS, Shape
@@ -85,3 +85,10 @@ def test_tied_embeddings_send_the_same() -> None:
     smollm = MODELS["smollm2-135m"]
     untied = replace(smollm, tied_embeddings=False)
     assert forward(smollm, Plan(tp=3), batch=1, seq=7) == forward(untied, Plan(tp=3), batch=1, seq=7)
+
+
+def test_sent_bytes_add_up_over_ops() -> None:
+    transfers = forward(TINY, Plan(tp=4), batch=2, seq=5)
+    all_reduces = 5 * 2 * 3 / 4 * (2 * 5 * 8 * 4)
+    assert sent_bytes(transfers, world_size=4) == all_reduces + 3 / 4 * (2 * 5 * 1004 * 4)
+    assert sent_bytes([], world_size=4) == 0

@@ -33,7 +33,7 @@ class Claim:
     verdict: str  # one of VERDICTS
     correction: str  # what to say instead, or beside it; may be empty where the claim is right
     source: str  # addresses or papers that were read; may be empty where decided_by is not
-    decided_by: str  # a test (tests/...py::test_...) or a cell of a lab (labs/...ipynb#anchor); empty while open
+    decided_by: str  # tests (tests/...py::test_...) and cells (labs/...ipynb#anchor), "; " between them
 
     def __post_init__(self) -> None:
         if self.verdict not in VERDICTS:
@@ -51,6 +51,11 @@ class Claim:
             raise ValueError(f"{self.id} is open, yet decided_by={self.decided_by!r}")
 
     @property
+    def deciders(self) -> tuple[str, ...]:
+        """decided_by, one by one."""
+        return tuple(one.strip() for one in self.decided_by.split(";") if one.strip())
+
+    @property
     def settled(self) -> bool:
         """True where the verdict is not 'open'."""
         return self.verdict != "open"
@@ -58,7 +63,7 @@ class Claim:
 
 @cache
 def load() -> tuple[Claim, ...]:
-    """All claims in the chapter's order. Raises ValueError for a row with unknown, missing or repeated parts."""
+    """All claims, section by section. Raises ValueError for a row with unknown, missing or repeated parts."""
     text = files("shardlab.theory").joinpath("claims.toml").read_text(encoding="utf-8")
     return parse(text)
 

@@ -28,7 +28,7 @@ class Transfer:
 
 
 def sent_bytes(transfers: Iterable[Transfer], *, world_size: int) -> float:
-    """What one rank sends for these transfers over an axis of `world_size` ranks, each with its default algorithm."""
+    """What one rank sends for these transfers on `world_size` ranks, each with its default algorithm."""
     return sum(wire_bytes(one.op, num_bytes=one.num_bytes, world_size=world_size) for one in transfers)
 
 

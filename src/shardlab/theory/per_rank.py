@@ -31,7 +31,7 @@ def num_parameters(shape: Shape, tp: int) -> tuple[int, ...]:
         replicated += shape.d_model * shape.num_layers
     if shape.mlp_bias:
         replicated += shape.d_model * shape.num_layers
-    columns = shape.d_model + (1 if shape.attention_bias else 0)  # a column of q, k or v brings its bias along
+    columns = shape.d_model + (1 if shape.attention_bias else 0)  # a column of q, k, v and its bias
     tables = 1 if shape.tied_embeddings else 2
     counts = []
     for heads, groups, ff, vocab in zip(
