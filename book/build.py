@@ -2,8 +2,8 @@
 
     python book/build.py        # what `make book` calls
 
-Everything happens in a copy below build/, so the tree stays clean. Nothing is fetched: the scripts and fonts of
-the pages are in third_party/, and each page names only files of the book itself.
+Everything happens in a copy below build/, so the tree stays clean. Nothing is fetched: the scripts and fonts
+of the pages are in third_party/, and each page names only files of the book itself.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ def render(source: Path, page_folder: Path) -> tuple[bool, str]:
 
 
 def complaints(said: str, source: Path) -> str:
-    """The warnings and errors in what Jupyter Book said, with paths as in the tree; all of it if there are none."""
+    """What Jupyter Book warned of, with paths as in the tree; if there are no warnings, all that it said."""
     lines = [line for line in plain(said).splitlines() if re.search(r"WARNING|ERROR|Error|SEVERE", line)]
     return "\n".join(lines or [said]).replace(f"{source}/", "")
 

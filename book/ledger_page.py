@@ -32,9 +32,9 @@ SECTIONS = {
 }
 INTRO = """# The claim ledger
 
-A chapter on scaling inference makes many statements that can be checked. Here each one stands in our words, with
-a verdict and with what decided it. A verdict is not an opinion. A test, a lab cell or a source that you can open
-decides.
+A chapter on scaling inference makes many statements that can be checked. Here each one stands in our words,
+with a verdict and with what decided it. A verdict is not an opinion. A test, a lab cell or a source that you
+can open decides.
 """
 _URL = re.compile(r"(https?://[^\s,;)\]]+)")
 

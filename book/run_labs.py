@@ -2,7 +2,7 @@
 
     python book/run_labs.py labs/03_tensor.ipynb ...     # what `make labs` calls; `make book` runs copies
 
-A failing cell stops everything: the lab, the cell, its source and its traceback are printed. The exit code is 1.
+A failing cell stops everything. Lab, cell, source and traceback are printed; the exit code is 1.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What every test stands on: no network for models, no screen for figures, Triton's interpreter without a GPU.
+"""What every test stands on: no network for models, no screen, Triton's interpreter without a GPU.
 
 The variables are set here, at import, before any test module imports triton or transformers. Processes that a
 test starts inherit them. The `ranks` fixtures are in tests/launch.

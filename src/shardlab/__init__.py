@@ -1,7 +1,7 @@
 """shardlab: run a transformer over many ranks on any machine, and hold every formula to the wire.
 
-The names below load on first use (PEP 562). So `import shardlab.theory` loads neither torch nor numpy, and the
-theory also runs in a browser's Python.
+The names below load on first use (PEP 562). So `import shardlab.theory` loads neither torch nor numpy, and
+the theory also runs in a browser's Python.
 """
 
 from __future__ import annotations

@@ -112,7 +112,7 @@ def test_the_test_would_notice_a_contradiction(dependencies: list) -> None:
 def test_this_environment_is_the_lock() -> None:
     if default_environment()["python_version"] != "3.11":
         pytest.skip("the lock is for Python 3.11")
-    installed = {
+    installed: dict[str, Version] = {
         canonicalize_name(dist.name): Version(Version(dist.version).public)
         for dist in metadata.distributions()
     }

@@ -28,12 +28,13 @@ def name_of(node: ast.AST) -> str:
 def uses_distributed(tree: ast.AST) -> Iterator[int]:
     """Lines that import or name torch.distributed."""
     for node in ast.walk(tree):
-        modules = []
+        if not isinstance(node, ast.Import | ast.ImportFrom | ast.Attribute):
+            continue
         if isinstance(node, ast.Import):
             modules = [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
             modules = [f"{node.module}.{alias.name}" for alias in node.names]
-        elif isinstance(node, ast.Attribute):
+        else:
             modules = [name_of(node)]
         if any(f"{module}.".startswith("torch.distributed.") for module in modules):
             yield node.lineno
