@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,6 +13,8 @@ ROOT = Path(__file__).resolve().parents[2]
 SOURCES = sorted([*(ROOT / "src").rglob("*.py"), *(ROOT / "kernels").rglob("*.py")])
 # The three places of the house that may talk to a process group.
 DISTRIBUTED = ("src/shardlab/comm.py", "src/shardlab/mesh.py", "src/shardlab/launch/")
+# May ask what this torch was built with (is_available, is_nccl_available, ...), and nothing else.
+ASKS = ("src/shardlab/doctor.py",)
 # Messages between our own processes, over our own socket pairs: see the first lines of launch/pickles.py.
 PICKLE = ("src/shardlab/launch/",)
 
@@ -38,6 +41,25 @@ def uses_distributed(tree: ast.AST) -> Iterator[int]:
             modules = [name_of(node)]
         if any(f"{module}.".startswith("torch.distributed.") for module in modules):
             yield node.lineno
+
+
+def called_on_distributed(tree: ast.AST) -> set[str]:
+    """Names taken from torch.distributed, under whatever name the file imports it."""
+    aliases = {"torch.distributed"}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            aliases |= {
+                alias.asname for alias in node.names if alias.name == "torch.distributed" and alias.asname
+            }
+        if isinstance(node, ast.ImportFrom) and node.module == "torch":
+            aliases |= {alias.asname or alias.name for alias in node.names if alias.name == "distributed"}
+    names = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and f"{node.module}.".startswith("torch.distributed."):
+            names |= {alias.name for alias in node.names}
+        if isinstance(node, ast.Attribute) and name_of(node.value) in aliases:
+            names.add(node.attr)
+    return names
 
 
 def unsafe(tree: ast.AST) -> Iterator[tuple[int, str]]:
@@ -77,7 +99,7 @@ def test_only_comm_mesh_and_launch_use_torch_distributed() -> None:
     found = {
         relative(path) for path in SOURCES if any(True for _ in uses_distributed(ast.parse(path.read_text())))
     }
-    assert sorted(path for path in found if not path.startswith(DISTRIBUTED)) == []
+    assert sorted(path for path in found if not path.startswith((*DISTRIBUTED, *ASKS))) == []
     assert "src/shardlab/comm.py" in found
 
 
@@ -89,6 +111,31 @@ def test_no_shell_no_pickle_no_foreign_code() -> None:
         if not (what == "unpickle" and relative(path).startswith(PICKLE))
     ]
     assert found == []
+
+
+def test_others_only_ask_what_there_is() -> None:
+    for path in ASKS:
+        asked = called_on_distributed(ast.parse((ROOT / path).read_text()))
+        assert [name for name in asked if not re.fullmatch(r"is_\w*available", name)] == []
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "import torch.distributed as dist\ndist.all_reduce(x)",
+        "from torch import distributed\ndistributed.all_reduce(x)",
+        "import torch\ntorch.distributed.all_reduce(x)",
+        "from torch.distributed import all_reduce",
+    ],
+)
+def test_the_search_finds_what_is_called(code: str) -> None:
+    assert called_on_distributed(ast.parse(code)) == {"all_reduce"}
+
+
+def test_every_folder_of_modules_is_a_package() -> None:
+    # Without __init__.py import-linter does not see the folder, and its rules hold nothing.
+    folders = {path.parent for path in SOURCES if path.parent not in (ROOT / "src", ROOT / "kernels")}
+    assert sorted(relative(folder) for folder in folders if not (folder / "__init__.py").exists()) == []
 
 
 @pytest.mark.parametrize(
