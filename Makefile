@@ -13,7 +13,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.made-from-lock
 PYTHON ?= $(shell command -v python3.11 || command -v python3 || command -v python)
-PIP    := -m pip --disable-pip-version-check --quiet
+PIP    := -m pip --disable-pip-version-check -qq
 
 # The environment's own node, never one that happens to be on the path.
 export PYRIGHT_PYTHON_GLOBAL_NODE := off

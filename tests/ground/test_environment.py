@@ -11,6 +11,7 @@ import pytest
 import yaml
 from packaging.markers import default_environment
 from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 from packaging.version import Version
 
@@ -107,6 +108,17 @@ def test_environment_yml_only_wraps_the_lock() -> None:
 def test_the_test_would_notice_a_contradiction(dependencies: list) -> None:
     lock = {"numpy": Version("2.4.6")}
     assert conflicts({"dependencies": dependencies}, lock, ">=3.11")
+
+
+def test_the_lock_serves_every_python_311() -> None:
+    """Debian 12 has 3.11.2: a package that asks for 3.11.5 would end `make` there."""
+    lock = pins(LOCK.read_text())
+    asks = {
+        dist.name: dist.metadata.get("Requires-Python") or ""
+        for dist in metadata.distributions()
+        if canonicalize_name(dist.name) in lock
+    }
+    assert {name: text for name, text in asks.items() if not SpecifierSet(text).contains("3.11.0")} == {}
 
 
 def test_this_environment_is_the_lock() -> None:
