@@ -1,0 +1,94 @@
+"""`shardlab run PROGRAM`: a program of shardlab.programs on ranks of this machine, or as a rank of a
+torchrun job.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import textwrap
+from collections import Counter
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from shardlab.cli.plain import Mistake, at_least_one
+from shardlab.cli.programs import arguments, find, programs
+
+if TYPE_CHECKING:
+    from shardlab.theory.ledger import Transfer
+
+
+def run(
+    program: Annotated[
+        str, typer.Argument(help="MODULE.FUNCTION of shardlab.programs; without one: list them.")
+    ] = "",
+    tp: Annotated[int | None, typer.Option(help="Ranks (2). Under torchrun: all of the job's.")] = None,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="NAME=VALUE", help="A parameter of the program; repeatable."),
+    ] = None,
+) -> None:
+    """Run a program on every rank, and print what each returned and sent.
+
+    Also as a job of many machines: torchrun --nnodes=2 --nproc-per-node=8 -m shardlab run tensor.mlp_forward
+    """
+    if not program:
+        for known in programs().values():
+            about = textwrap.shorten(known.about, 80, placeholder=" ...")
+            typer.echo(f"{known.name:26} {about}")
+        return
+    if tp is not None:
+        at_least_one("--tp", tp)
+    given = arguments(find(program), settings or [])
+    if "RANK" in os.environ and "WORLD_SIZE" in os.environ:
+        _as_one_rank(program, tp, given)
+    else:
+        _on_ranks(program, tp or 2, given)
+
+
+def _on_ranks(program: str, tp: int, given: dict[str, Any]) -> None:
+    from shardlab import Ranks
+
+    with Ranks(tp) as ranks:
+        results = ranks.run(_function(program), wire=True, **given)
+        for rank, result in enumerate(results):
+            typer.echo(f"rank {rank}: {result}")
+        typer.echo(f"recorded, rank 0: {_transfers(ranks.transfers[0])}")
+        try:
+            typer.echo(f"on the wire, the busiest rank: {int(ranks.wire.sum(axis=1).max()):,} bytes sent")
+        except ValueError as error:
+            typer.echo(str(error))
+
+
+def _as_one_rank(program: str, tp: int | None, given: dict[str, Any]) -> None:
+    """torchrun has started this process as one rank of a job: be that rank, and print what it found."""
+    world_size = os.environ["WORLD_SIZE"]
+    if tp is not None and str(tp) != world_size:
+        raise Mistake(
+            f"--tp {tp}: torchrun started {world_size} ranks; leave --tp away, or give {world_size}"
+        )
+    from shardlab.launch import torchrun
+
+    with torchrun.join() as mesh:
+        result = _function(program)(mesh, **given)
+        # one write a rank, so that the lines of ranks on one terminal stay whole
+        os.write(1, f"rank {mesh.rank}: {result}\n".encode())
+        if mesh.rank == 0:
+            os.write(1, f"recorded, rank 0: {_transfers(mesh.recorder.transfers)}\n".encode())
+
+
+def _function(program: str) -> Callable[..., Any]:
+    module, _, name = program.rpartition(".")
+    return getattr(importlib.import_module(f"shardlab.programs.{module}"), name)
+
+
+def _transfers(transfers: list[Transfer]) -> str:
+    """[...] -> "61 x all_reduce on tp of 2,304 bytes, ...", most first."""
+    if not transfers:
+        return "nothing sent"
+    counts = Counter((transfer.op, transfer.axis, transfer.num_bytes) for transfer in transfers)
+    return ", ".join(
+        f"{n} x {op} on {axis} of {size:,} bytes" for (op, axis, size), n in counts.most_common()
+    )
