@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from html import escape
 from typing import Any
 
+from shardlab.measure.record import Published, published_folder, read_published
 from shardlab.theory.collectives import wire_bytes
 from shardlab.theory.ledger import Transfer
 from shardlab.theory.units import quantity_text, seconds_text
@@ -235,6 +236,15 @@ def bytes_table(
             )
     columns = ["ranks", "op", "times", "carried", "sent by a rank"]
     return Table(columns + (["as recorded"] if recorded is not None else []), rows, title)
+
+
+def published(name: str) -> list[Published]:
+    """Other people's measurements: the rows of labs/published/<name>.csv. ValueError names the files that there are."""
+    folder = published_folder()
+    if not (folder / f"{name}.csv").is_file():
+        known = ", ".join(sorted(path.stem for path in folder.glob("*.csv")))
+        raise ValueError(f"published={name!r} is not in {folder.name}; it has: {known}")
+    return read_published(folder / f"{name}.csv")
 
 
 def headline(*, lab: str, what: str, predicted: float, measured: float, unit: str) -> Headline:

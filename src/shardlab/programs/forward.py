@@ -13,6 +13,13 @@ from shardlab.theory.ledger import Transfer
 from shardlab.theory.transformer import Shape
 
 
+def fetch(name: str) -> str:
+    """The model's file: from the user's cache, or fetched into it once. See model.fetch.fetch."""
+    from shardlab.model.fetch import fetch as fetch_model
+
+    return str(fetch_model(name))
+
+
 @dataclass(frozen=True)
 class Answer:
     """What one rank saw of prompt -> new tokens, greedy."""

@@ -21,7 +21,7 @@ class Generated:
 
     text: str
     token_ids: list[int]
-    num_prompt_tokens: int
+    prompt_ids: list[int]
     load_s: float
     prefill_s: float
     decode_s: float
@@ -63,7 +63,7 @@ def generate(
         new.append(int(tokens[0]))
         if new[-1] not in model.config.eos_ids:
             shown.add(new[-1])
-    return Generated(shown.close(), new, token_ids.shape[1], load_s, seconds[0], seconds[-1] - seconds[0])
+    return Generated(shown.close(), new, token_ids[0].tolist(), load_s, seconds[0], seconds[-1] - seconds[0])
 
 
 def share(token_ids: torch.Tensor | None, axis: Axis, device: torch.device) -> torch.Tensor:

@@ -9,8 +9,9 @@ from shardlab.viz.heads import heads_on_ranks
 from shardlab.viz.knobs import all_reduce_knobs
 from shardlab.viz.kv import kv_cache
 from shardlab.viz.paying import decode_step
+from shardlab.viz.source import source
 from shardlab.viz.split import mlp_split
-from shardlab.viz.time import Timed, forward_time
+from shardlab.viz.time import Timed, forward_time, timed
 from shardlab.viz.traffic import traffic
 from shardlab.viz.volume import Sweep, volume
 from shardlab.viz.widgets import explore
@@ -29,6 +30,8 @@ __all__ = [
     "kv_cache",
     "mlp_split",
     "show",
+    "source",
+    "timed",
     "traffic",
     "volume",
 ]

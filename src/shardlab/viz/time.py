@@ -3,8 +3,10 @@ comms."""
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -26,6 +28,22 @@ class Timed:
     median_s: float | None = None
     p10_s: float | None = None
     p90_s: float | None = None
+
+
+class Bounds(Protocol):
+    """What `timed` needs of theory.roofline.Times."""
+
+    @property
+    def lower_s(self) -> float: ...
+    @property
+    def upper_s(self) -> float: ...
+
+
+def timed(tp: int, bounds: Bounds, samples_s: Sequence[Sequence[float]]) -> Timed:
+    """samples_s[rank][round]: a round has ended when its last rank has. -> its median, p10 and p90 beside the bounds."""
+    rounds = sorted(max(one) for one in zip(*samples_s, strict=True))
+    deciles = statistics.quantiles(rounds, n=10, method="inclusive")
+    return Timed(tp, bounds.lower_s, bounds.upper_s, statistics.median(rounds), deciles[0], deciles[-1])
 
 
 @styled
