@@ -1,16 +1,17 @@
 """The flight table: who is in which collective, in memory that all ranks of a machine share.
 
-One row a rank, in a file that every rank maps. A rank writes only its own row: before a collective it posts the
-axis, the number of this collective on that axis, and a description of it (operation, shape, dtype). That costs a few
-microseconds and not a byte on the wire, and it answers the questions that a hung run raises:
+One row a rank, in a file that every rank maps. A rank writes only its own row: before a collective it posts
+the axis, the number of this collective on that axis, and a description of it (operation, shape, dtype). That
+costs a few microseconds and not a byte on the wire, and it answers the questions that a hung run raises:
 
-- ranks that are about to do different things find out before they do it (gloo would abort the process, or return
-  wrong data, or wait for ever);
+- ranks that are about to do different things find out before they do it (gloo would abort the process, or
+  return wrong data, or wait for ever);
 - the parent can say which rank did not come, and to which collective;
 - the rank that everyone waits for is the slow one.
 
-No lock. A record carries a checksum of itself, so that a reader never believes one that is half written, whatever the
-order in which the machine's stores become visible: to it the record is "not there yet", and it looks again.
+No lock. A record carries a checksum of itself, so that a reader never believes one that is half written,
+whatever the order in which the machine's stores become visible: to it the record is "not there yet", and it
+looks again.
 """
 
 from __future__ import annotations
@@ -32,7 +33,9 @@ _RECORD = struct.Struct(
 )  # checksum, key, run, number, time entered, length of the text that follows
 _TEXT_BYTES = 220
 _RECORD_BYTES = 256
-_SLOTS = 4  # a checked rank is at most one collective ahead of another, so the record that a peer reads is still there
+_SLOTS = (
+    4  # a checked rank is at most one collective ahead of its peers: the record that they read is still there
+)
 _LANES = 16
 _POINT_TO_POINT = ("send", "recv")
 _NUM_YIELDS = 400
@@ -107,7 +110,7 @@ class Flight:
         fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
             if os.fstat(fd).st_size < size:
-                # Reserved for good: a full disk is an OSError here, where a sparse file would be a SIGBUS later.
+                # Reserved for good: a full disk is an OSError here, not a SIGBUS later.
                 os.posix_fallocate(fd, 0, size)
             self._table = mmap.mmap(fd, size)
         finally:
@@ -119,7 +122,7 @@ class Flight:
         self._entered = self._waited_s = self._late_s = 0.0
         self._num_spins = 0 if world_size > num_cores() else 200
 
-    # ------------------------------------------------------------------------------------------- a rank, on its row
+    # --------------------------------------------------------------------------------- a rank, on its own row
 
     def begin(self, run: int) -> None:
         """Start run number `run` (1, 2, ...): every axis counts from 1 again."""
@@ -129,12 +132,13 @@ class Flight:
         self._write_row_head()
 
     def enter(self, axis: str, ranks: tuple[int, ...], fingerprint: str, check: bool) -> None:
-        """Post that this rank enters its next collective on `axis`; with `check`, wait for the others and compare.
+        """Post that this rank enters its next collective on `axis`; with `check`, wait for the others to
+        compare.
 
-        `ranks` are the global ranks of the axis, `fingerprint` is "op shape dtype" and must be equal on all of them.
-        Raises CollectiveMismatch, on every rank concerned, before any of them has sent a byte.
+        `ranks` are the global ranks of the axis; `fingerprint` is "op shape dtype" and must be the same on
+        each. Raises CollectiveMismatch, on every rank concerned, before any of them has sent a byte.
         """
-        # A send has one partner: it is not counted with the collectives, which all ranks of an axis must count alike.
+        # A send has one partner. It is not counted with the collectives, which all ranks must count alike.
         lane_axis = f"{axis} (p2p)" if fingerprint.startswith(_POINT_TO_POINT) else axis
         lane = self._lanes.get((lane_axis, ranks)) or self._open_lane(lane_axis, ranks)
         lane.number += 1
@@ -223,7 +227,7 @@ class Flight:
         at = (self.rank or 0) * self._row_bytes
         self._table[at : at + len(head)] = head
 
-    # ------------------------------------------------------------------------------------------------- any reader
+    # --------------------------------------------------------------------------------------------- any reader
 
     def rows(self) -> list[Row]:
         """Every rank's row. Lanes of an earlier run are left out."""

@@ -1,7 +1,7 @@
 """Ranks: run one program on every rank of a warm pool, and leave nothing behind.
 
-`pool` is what a notebook sees. `client` and `server` start the processes, `boot` is what each of them does, `gather`
-waits for them, `report` says what went wrong.
+`pool` is what a notebook sees. `client` and `server` start the processes, `boot` is what each of them does,
+`gather` waits for them, `report` says what went wrong.
 """
 
 from shardlab.launch.errors import Failure, LaunchError, RankDied, RankError, RanksError, RankTimeout

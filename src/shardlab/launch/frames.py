@@ -48,7 +48,7 @@ def _exactly(sock: socket.socket, num_bytes: int) -> bytes | None:
 
 
 class Channel:
-    """The parent's end of one rank's socket, never blocking: bytes to write, and messages as they complete."""
+    """The parent's end of one rank's socket, never blocking: bytes to write, messages as they complete."""
 
     def __init__(self, sock: socket.socket) -> None:
         sock.setblocking(False)

@@ -83,7 +83,9 @@ class Live:
                     print(f"[rank {rank}] {line}")
 
     def stop(self) -> dict[int, int]:
-        """Ask the ranks to leave their process group and exit: rank -> exit code of those that did within a second."""
+        """Ask the ranks to leave their process group and exit: rank -> exit code, of those that did in a
+        second.
+        """
         request = frames.frame(pickles.dumps(("stop",)))
         for channel in self.ranks:
             channel.put(request)
@@ -93,7 +95,7 @@ class Live:
         """SIGKILL every rank, stopped or not, and wait until they are gone and their folder with them."""
         gone = False
         try:
-            # Before the server has said that they run there is nothing to wait for: it reads "kill" before it forks.
+            # Until the server has said that they run there is nothing to wait for: it looks before it forks.
             self.control.sock.settimeout(_KILL_S if self.pids else 0.0)
             frames.send(self.control.sock, b"kill")
             while not gone:

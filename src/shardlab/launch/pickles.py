@@ -1,7 +1,7 @@
 """How programs, arguments and results travel: cloudpickle, with tensors as plain bytes.
 
-Functions of a notebook cell or of a script travel by value. Tensors are copied: never a shared-memory descriptor,
-which a rank that dies would leave behind, and which a full /dev/shm turns into a hang.
+Functions of a notebook cell or of a script travel by value. Tensors are copied: never a shared-memory
+descriptor, which a rank that dies would leave behind, and which a full /dev/shm turns into a hang.
 """
 
 from __future__ import annotations

@@ -28,16 +28,19 @@ _LARGE_CALL = (
 class Ranks:
     """`with Ranks(4) as ranks: results = ranks.run(program, *args)`: one result a rank.
 
-    The processes start at the first run and stay warm. After an error they are all gone, and the next run starts
-    fresh ones; the pool object goes on. Nothing outlives the kernel: not an interrupt, not a restart, not a kill -9.
+    The processes start at the first run and stay warm. After an error they are all gone, and the next run
+    starts fresh ones; the pool object goes on. Nothing outlives the kernel: not an interrupt, not a
+    restart, not a kill -9.
     """
 
     def __init__(
         self, world_size: int, backend: str | None = None, timeout_s: float = 60.0, *, batch: bool = True
     ) -> None:
-        """`backend`: "gloo" (CPU), "nccl" (one GPU a rank), or None for NCCL where there are GPUs enough, else gloo.
+        """`backend`: "gloo" (CPU), "nccl" (one GPU a rank), or None for NCCL where there are GPUs enough,
+        else gloo.
 
-        `timeout_s` is for one run, start-up included. `batch=False` leaves the scheduler's default (to compare).
+        `timeout_s` is for one run, start-up included. `batch=False` leaves the scheduler's default (to
+        compare).
         """
         if not isinstance(world_size, int) or world_size < 1:
             raise ValueError(f"world_size={world_size!r}: give a positive number of ranks")
@@ -59,7 +62,7 @@ class Ranks:
     def __exit__(self, *exc: object) -> None:
         self.close()
 
-    # ------------------------------------------------------------------------------------------------------ running
+    # ------------------------------------------------------------------------------------------------ running
 
     def run(
         self,
@@ -71,12 +74,13 @@ class Ranks:
         check: bool = True,
         **kwargs: Any,
     ) -> list[Any]:
-        """`program(mesh, *args, **kwargs)` on every rank of `plan` (default tp over all): its results, in rank order.
+        """`program(mesh, *args, **kwargs)` on every rank of `plan` (default tp over all): its results, in
+        rank order.
 
-        `check`: ranks compare op, shape and dtype before each collective (turn it off to time one). `wire`: read the
-        kernel's socket counters around the run. Tensors travel as copies. A plan smaller than the pool runs on its
-        first ranks. Raises RankError, RankDied, RankTimeout, LaunchError; TypeError for what cannot be sent, and
-        ValueError for a plan that does not fit, both before any process starts.
+        `check`: ranks compare op, shape and dtype before each collective (turn it off to time one). `wire`:
+        read the kernel's socket counters around the run. Tensors travel as copies. A plan smaller than the
+        pool runs on its first ranks. Raises RankError, RankDied, RankTimeout, LaunchError; TypeError for
+        what cannot be sent, and ValueError for a plan that does not fit, both before any process starts.
         """
         plan = plan or Plan(tp=self.world_size)
         if plan.world_size > self.world_size:
@@ -135,7 +139,7 @@ class Ranks:
         self.transfers = [gather.replies[rank][3] for rank in active]
         return [gather.replies[rank][2] for rank in active]
 
-    # ------------------------------------------------------------------------------------------------ start and stop
+    # ----------------------------------------------------------------------------------------- start and stop
 
     @property
     def backend(self) -> str:
@@ -194,11 +198,13 @@ class Ranks:
         finally:
             self._kill()
 
-    # --------------------------------------------------------------------------------------------------- on the wire
+    # -------------------------------------------------------------------------------------------- on the wire
 
     @property
     def wire(self) -> NDArray[np.int64]:
-        """traffic[T, T] of the last run with wire=True: bytes that rank i sent to rank j. ValueError says why none."""
+        """traffic[T, T] of the last run with wire=True: bytes that rank i sent to rank j. ValueError says
+        why none.
+        """
         if isinstance(self._wire, str):
             raise ValueError(f"no bytes on the wire to show: {self._wire}")
         return self._wire

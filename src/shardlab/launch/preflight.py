@@ -1,4 +1,6 @@
-"""What a machine must have before ranks are started on it. Found out in a few milliseconds, said in plain words."""
+"""What a machine must have before ranks are started on it. Found out in a few milliseconds, said in plain
+words.
+"""
 
 from __future__ import annotations
 
@@ -19,9 +21,7 @@ _SHM_BYTES = 64 * 1024**2
 def choose_backend(world_size: int, backend: str | None = None) -> tuple[str, str]:
     """("gloo" or "nccl", the line that says so). NCCL wants one GPU a rank. Raises LaunchError, ValueError."""
     if backend not in (None, "gloo", "nccl"):
-        raise ValueError(
-            f"backend={backend!r}: choose 'gloo' (CPU), 'nccl' (one GPU a rank) or None (the best there is)"
-        )
+        raise ValueError(f"backend={backend!r}: 'gloo' (CPU), 'nccl' (GPUs) or None (the best there is)")
     num_gpus = torch.cuda.device_count()  # asks NVML: CUDA stays untouched
     ranks = "1 rank" if world_size == 1 else f"{world_size} ranks"
     if backend == "gloo":
@@ -44,7 +44,9 @@ def choose_backend(world_size: int, backend: str | None = None) -> tuple[str, st
 
 
 def make_root() -> str:
-    """The private folder (mode 0700) of a launch server, in the temp folder. Raises LaunchError where that is not writable."""
+    """The private folder (mode 0700) of a launch server, in the temp folder. Raises LaunchError where that
+    is not writable.
+    """
     try:
         return tempfile.mkdtemp(prefix=PREFIX)
     except OSError as error:
@@ -64,14 +66,14 @@ def check_room(world_size: int, backend: str, folder: str) -> None:
     if available is not None and available < needed:
         most = int(available / (_GB_PER_RANK * 1e9))
         raise LaunchError(
-            f"{world_size} ranks need about {needed / 1e9:.1f} GB of memory, and {available / 1e9:.1f} GB are free. "
+            f"{world_size} ranks need about {needed / 1e9:.1f} GB of memory; {available / 1e9:.1f} are free. "
             f"Close something, or use at most {most} rank{'' if most == 1 else 's'}"
         )
     if backend == "nccl" and os.path.isdir("/dev/shm"):  # noqa: S108  (gloo and this package use none of it)
         shm = shutil.disk_usage("/dev/shm").free  # noqa: S108
         if shm < _SHM_BYTES:
             raise LaunchError(
-                f"NCCL needs 64 MB in /dev/shm, and {shm / 1e6:.0f} MB are free. In a container: --shm-size=1g"
+                f"NCCL needs 64 MB in /dev/shm: {shm / 1e6:.0f} MB are free. In a container: --shm-size=1g"
             )
 
 

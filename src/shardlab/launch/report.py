@@ -1,32 +1,53 @@
-"""Turns what is known after a failed run into one message: the cause first, then who waits where, then the stacks."""
+"""Turns what is known after a failed run into one message: the cause first, then who waits where, then the
+stacks.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
 import traceback
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from shardlab.flight import Row, Waiting
+from shardlab import flight, recorder
+from shardlab.flight import CollectiveMismatch, Row, Waiting
+from shardlab.launch import boot, server
 from shardlab.launch.boot import STACK_SIGNAL, stack_file
 from shardlab.launch.errors import Failure, RankDied, RankError, RanksError, RankTimeout
 
+_PLUMBING = (flight.__file__, recorder.__file__, contextlib.__file__)  # frames that tell a reader nothing
 _STACK_S = 0.4  # how long a rank may take to answer with its stack
 
 
 def in_order(failures: Iterable[Failure]) -> list[Failure]:
-    """The cause first: the earliest failure, echoes (a lost connection to a rank that failed) after all others."""
+    """The cause first: the earliest failure, echoes (a lost connection to a rank that failed) after all
+    others.
+    """
     return sorted(failures, key=lambda failure: (failure.is_echo, failure.time))
+
+
+def _short(failure: Failure) -> str:
+    line = str(failure).partition("\n")[0]
+    return line if len(line) <= 160 else line[:157] + "..."
 
 
 def failed(failures: Iterable[Failure], details: dict[int, Any], rows: Sequence[Row]) -> RanksError:
     """The error of a run in which a rank raised or died."""
     first, *others = in_order(failures)
     lines = [str(first)]
-    if others:
-        lines.append("also failed: " + "; ".join(str(f).splitlines()[0] for f in others))
-    lines += _waiting(rows, except_ranks={first.rank, *(f.rank for f in others)})
+    echoes = [f.rank for f in others if f.is_echo]
+    same = [f.rank for f in others if f.kind == first.kind == CollectiveMismatch.__name__]
+    other = [f for f in others if f.rank not in (*echoes, *same)]
+    if other:
+        lines.append("also failed: " + "; ".join(_short(f) for f in other))
+    if same:
+        lines.append(f"{_ranks(same)} stopped there too")
+    if echoes:
+        lines.append(f"{_ranks(echoes)} lost the connection to it")
+    if first.kind != "left":
+        lines += _waiting(rows, except_ranks={first.rank, *(f.rank for f in others)})
     if first.rank in details:
         lines += [
             "",
@@ -40,7 +61,9 @@ def failed(failures: Iterable[Failure], details: dict[int, Any], rows: Sequence[
 def timed_out(
     missing: Sequence[int], pids: dict[int, int], rows: Sequence[Row], timeout_s: float, folder: str
 ) -> RanksError:
-    """The error of a run that `missing` ranks have not finished in time: who did not come, and where everyone is."""
+    """The error of a run that `missing` ranks have not finished in time: who did not come, and where
+    everyone is.
+    """
     stacks = _stacks(missing, pids, folder)
     culprits = absent(rows, missing)
     lines = [f"{_ranks(missing)} had not finished after {timeout_s:g} s"]
@@ -71,7 +94,9 @@ def left_early(rows: Sequence[Row], finished: set[int]) -> Failure | None:
 
 
 def absent(rows: Sequence[Row], waiters: Iterable[int]) -> list[tuple[Waiting, list[int], list[int]]]:
-    """For each collective that a rank waits in: (it, the ranks that are in it, the ranks that have not come)."""
+    """For each collective that a rank waits in: (it, the ranks that are in it, the ranks that have not
+    come).
+    """
     found: dict[tuple[str, tuple[int, ...], int], tuple[Waiting, list[int], list[int]]] = {}
     for rank in waiters:
         waiting = rows[rank].waits_in
@@ -136,8 +161,10 @@ def _stacks(ranks: Sequence[int], pids: dict[int, int], folder: str) -> dict[int
 
 def _trim(stack: str) -> str:
     """Without the frames that start a rank: the server's, and the boot's."""
-    own = (os.path.join("launch", "server.py"), os.path.join("launch", "boot.py"), '"<string>"')
-    return "\n".join(line for line in stack.rstrip().splitlines() if not any(name in line for name in own))
+    own = (server.__file__, boot.__file__, *_PLUMBING, "<string>")
+    return "\n".join(
+        line for line in stack.rstrip().splitlines() if not any(f'"{name}"' in line for name in own)
+    )
 
 
 def process_state(pid: int) -> str:
@@ -157,8 +184,9 @@ def _traceback(chain: list[tuple[str, str, list[tuple[str, int, str, str]]]]) ->
     """The chain as Python would print it; the sources of a notebook's cells are known only here."""
     parts = []
     for kind, message, frames in chain:
+        shown = [f for f in frames if f[0] not in _PLUMBING] or frames
         summary = traceback.StackSummary.from_list(
-            [traceback.FrameSummary(file, line, name, line=text or None) for file, line, name, text in frames]
+            [traceback.FrameSummary(file, line, name, line=text or None) for file, line, name, text in shown]
         )
         parts.append("".join(summary.format()) + f"{kind}: {message}".rstrip(": "))
     return "\n\nThe above exception led to this one:\n\n".join(parts)

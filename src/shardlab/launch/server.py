@@ -1,14 +1,15 @@
 """The launch server: a small process beside the kernel that forks ranks, and that cleans up after everybody.
 
-It has torch imported and nothing else done: no CUDA call, no computation, one thread. So a fork of it is a rank in a
-few milliseconds, whatever the kernel itself has done (a kernel that has run a matmul, or that has CUDA initialised,
-must never be forked). It is not multiprocessing's forkserver, because that one imports the user's `__main__`, and
-lives on as long as any of its children holds its pipe, which a stopped child does for ever.
+It has torch imported and nothing else done: no CUDA call, no computation, one thread. So a fork of it is a
+rank in a few milliseconds, whatever the kernel itself has done (a kernel that has run a matmul, or that has
+CUDA initialised, must never be forked). It is not multiprocessing's forkserver, because that one imports
+the user's `__main__`, and lives on as long as any of its children holds its pipe, which a stopped child
+does for ever.
 
-Ownership is a socket a pool. The kernel holds one end, the server the other. The server kills the pool's ranks
-(SIGKILL, which a stopped process obeys too) and removes the pool's files when it reads "kill", when the socket
-closes, and when the kernel is gone, however it went: exit, restart, kill -9. If the server is killed, its ranks die
-with it (PR_SET_PDEATHSIG), and the next server sweeps up the files.
+Ownership is a socket a pool. The kernel holds one end, the server the other. The server kills the pool's
+ranks (SIGKILL, which a stopped process obeys too) and removes the pool's files when it reads "kill", when
+the socket closes, and when the kernel is gone, however it went: exit, restart, kill -9. If the server is
+killed, its ranks die with it (PR_SET_PDEATHSIG), and the next server sweeps up the files.
 """
 
 from __future__ import annotations
@@ -76,7 +77,7 @@ class _Server:
         self._pools: list[_Pool] = []
         self._selector = selectors.DefaultSelector()
         self._selector.register(requests, selectors.EVENT_READ)
-        # A child's end wakes the loop through a signal's wake-up descriptor; the handler itself has nothing to do.
+        # A child's end wakes the loop through this descriptor; the signal's handler itself does nothing.
         self._wake_read, self._wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         signal.signal(signal.SIGCHLD, lambda *_: None)
         signal.set_wakeup_fd(self._wake_write, warn_on_full_buffer=False)
@@ -100,7 +101,10 @@ class _Server:
                 self._end(pool)
 
     def _start_pool(self) -> bool:
-        """Fork the ranks of a new pool. Its descriptors: the control socket, then one socket a rank. False: no kernel."""
+        """Fork the ranks of a new pool; False when the kernel is gone.
+
+        The request carries the control socket, then one socket a rank.
+        """
         try:
             message = frames.receive_with_fds(self._requests)
         except OSError:
@@ -113,7 +117,9 @@ class _Server:
         self._pools.append(pool)
         self._selector.register(pool.control, selectors.EVENT_READ, pool)
         if select.select([pool.control], [], [], 0)[0]:  # dropped while we were importing: do not even start
-            rank_fds = [os.close(fd) for fd in rank_fds][:0]
+            for fd in rank_fds:
+                os.close(fd)
+            rank_fds = []
         sys.stdout.flush()
         sys.stderr.flush()
         for rank, fd in enumerate(rank_fds):
@@ -133,14 +139,14 @@ class _Server:
             signal.set_wakeup_fd(-1)
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
             self._selector.close()
-            # Above all the server's and the other pools' sockets: as long as a rank held one, nobody would see it close.
+            # As long as a rank held the server's or a pool's socket, nobody would see that one close.
             for closing in (*others, *self._own_fds, self._requests, *(p.control for p in self._pools)):
                 closing.close() if isinstance(closing, socket.socket) else os.close(closing)
             from shardlab.launch import boot
 
             status = boot.main(rank, fd, parent=self._pid, config=config)
-        except BaseException:
-            sys.excepthook(*sys.exc_info())
+        except BaseException as error:
+            sys.excepthook(type(error), error, error.__traceback__)
         finally:
             try:
                 sys.stdout.flush()
@@ -175,7 +181,7 @@ class _Server:
         pool.control.close()
 
     def _end(self, pool: _Pool) -> None:
-        """Kill and reap the pool's ranks, with whatever they started in their own sessions, and remove its files."""
+        """Kill and reap the pool's ranks, with what they started in their sessions, and remove its files."""
         self._pools.remove(pool)
         self._selector.unregister(pool.control)
         for pid in pool.ranks:
@@ -186,7 +192,7 @@ class _Server:
 
 
 def kill_rank(pid: int) -> None:
-    """SIGKILL a rank and its process group: a rank leads a session of its own, unless it has only just been forked."""
+    """SIGKILL a rank and its process group (it leads one, unless it has only just been forked)."""
     for kill in (os.killpg, os.kill):
         try:
             kill(pid, signal.SIGKILL)
@@ -195,7 +201,9 @@ def kill_rank(pid: int) -> None:
 
 
 def sweep() -> None:
-    """Remove the folders of servers that are gone and could not do it themselves (killed together with their kernel)."""
+    """Remove the folders of servers that are gone and could not do it themselves (killed together with
+    their kernel).
+    """
     for entry in os.scandir(tempfile.gettempdir()):
         try:
             ours = entry.name.startswith(PREFIX) and entry.is_dir(follow_symlinks=False)
