@@ -114,7 +114,7 @@ def test_the_lock_serves_every_python_311() -> None:
     """Debian 12 has 3.11.2: a package that asks for 3.11.5 would end `make` there."""
     lock = pins(LOCK.read_text())
     asks = {
-        dist.name: dist.metadata.get("Requires-Python") or ""
+        dist.name: dist.metadata["Requires-Python"] or ""
         for dist in metadata.distributions()
         if canonicalize_name(dist.name) in lock
     }
