@@ -8,10 +8,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from tests.launch import leftovers
 
 from shardlab import Ranks
 from shardlab.launch import client
-from tests.launch import leftovers
 
 SESSION = leftovers.new_run()
 TIMEOUT_S = 4.0  # "T" of the fault matrix
@@ -40,7 +40,7 @@ def ranks(own_temp: Path) -> Iterator[Ranks]:
 
 @pytest.fixture(autouse=True)
 def nothing_left(own_temp: Path, ranks: Ranks) -> Iterator[None]:
-    """After each test there are this process, its launch server, and the ranks of the shared pool. No more."""
+    """After each test there are this process, its launch server, the ranks of the shared pool: no more."""
     yield
     server = client._server
     allowed = [os.getpid(), *([server.process.pid] if server else []), *ranks.pids]
@@ -48,5 +48,5 @@ def nothing_left(own_temp: Path, ranks: Ranks) -> Iterator[None]:
     roots = [server.root] if server else []
     assert leftovers.folders(own_temp, 0.0 if server else 1.0) == roots
     if server:
-        live = [ranks._live.folder] if ranks._live else []
+        live = [ranks._live.folder] if ranks._live and ranks._live.server is server else []
         assert sorted(str(p) for p in Path(server.root).glob("pool*")) == live

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 from jupyter_client.manager import KernelManager
-
 from tests.launch import leftovers
 
 

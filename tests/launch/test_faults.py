@@ -14,16 +14,16 @@ from contextlib import contextmanager
 from typing import Any
 
 import pytest
+from tests.launch import programs
+from tests.launch.conftest import TIMEOUT_S
 
 from shardlab import Plan, Ranks
 from shardlab.launch import RankDied, RankError, RanksError, RankTimeout
-from tests.launch import programs
-from tests.launch.conftest import TIMEOUT_S
 
 
 @contextmanager
 def fails(ranks: Ranks, kind: type[RanksError], first_line: str, within_s: float) -> Iterator[list[str]]:
-    """The block raises `kind` in time, with a message that starts like `first_line`; then the pool is well."""
+    """The block raises `kind` in time, with a message that starts like `first_line`; then all is well."""
     ranks.start()
     message: list[str] = []
     started = time.monotonic()

@@ -32,9 +32,9 @@ class Server:
 
     def __init__(self) -> None:
         """Start it, without waiting for it. Raises LaunchError when there is no folder to work in."""
-        sweep()
         self.owner = os.getpid()
         self.root = make_root()
+        sweep()
         self.num_pools = 0
         self._lock = threading.Lock()
         self._requests, theirs = socket.socketpair()

@@ -30,10 +30,18 @@ class Live:
     def __init__(self, server: Server, world_size: int, backend: str, batch: bool) -> None:
         """Ask the server for the ranks, without waiting for them. Raises OSError when the disk is full."""
         self.server, self.world_size = server, world_size
-        self.folder = server.make_folder()
-        self.flight = Flight(os.path.join(self.folder, "flight"), world_size)
         self.pids: dict[int, int] = {}
         self.plans: set[Plan] = set()
+        self.folder = server.make_folder()
+        try:
+            self._open(backend, batch)
+        except BaseException:
+            shutil.rmtree(self.folder, ignore_errors=True)
+            raise
+
+    def _open(self, backend: str, batch: bool) -> None:
+        server, world_size = self.server, self.world_size
+        self.flight = Flight(os.path.join(self.folder, "flight"), world_size)
         self._outputs = [open(output_file(self.folder, rank), "w+b") for rank in range(world_size)]
         config = {
             "pool": f"{os.path.basename(server.root)}.{os.path.basename(self.folder)}",

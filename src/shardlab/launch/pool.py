@@ -172,7 +172,10 @@ class Ranks:
         with deferred_interrupts():
             launcher = server()
             check_room(self.world_size, backend, launcher.root)
-            live = self._live = Live(launcher, self.world_size, backend, self._batch)
+            try:
+                live = self._live = Live(launcher, self.world_size, backend, self._batch)
+            except OSError as error:
+                raise LaunchError(f"the ranks cannot be set up in {launcher.root}: {error}") from error
         self._busy = True
         gather = live.gather()
         if not gather.wait(deadline):

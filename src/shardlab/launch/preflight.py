@@ -19,9 +19,9 @@ _SHM_BYTES = 64 * 1024**2
 
 
 def choose_backend(world_size: int, backend: str | None = None) -> tuple[str, str]:
-    """("gloo" or "nccl", the line that says so). NCCL wants one GPU a rank. Raises LaunchError, ValueError."""
+    """("gloo" or "nccl", the line that says so). NCCL wants a GPU a rank. Raises LaunchError, ValueError."""
     if backend not in (None, "gloo", "nccl"):
-        raise ValueError(f"backend={backend!r}: 'gloo' (CPU), 'nccl' (GPUs) or None (the best there is)")
+        raise ValueError(f"backend={backend!r}: 'gloo' (CPU), 'nccl' (GPUs) or None (the best)")
     num_gpus = torch.cuda.device_count()  # asks NVML: CUDA stays untouched
     ranks = "1 rank" if world_size == 1 else f"{world_size} ranks"
     if backend == "gloo":
