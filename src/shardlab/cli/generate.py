@@ -15,21 +15,23 @@ from typing import Annotated
 import typer
 
 from shardlab.cli import models
-from shardlab.cli.plain import Mistake, at_least_one
+from shardlab.cli.plain import Mistake, positive
 
 
 def generate(
     prompt: Annotated[str, typer.Argument(help="What to ask.", show_default=False)],
-    tp: Annotated[int, typer.Option(help="Ranks that share the model.")] = 1,
+    tp: Annotated[
+        int, typer.Option(parser=positive, metavar="INTEGER", help="Ranks that share the model.")
+    ] = 1,
     model: Annotated[str, typer.Option(help="smollm2, a Hugging Face folder, or a GGUF file.")] = "smollm2",
-    max_tokens: Annotated[int, typer.Option(help="Stop after so many new tokens.")] = 128,
+    max_tokens: Annotated[
+        int, typer.Option(parser=positive, metavar="INTEGER", help="Stop after so many new tokens.")
+    ] = 128,
     chat: Annotated[bool, typer.Option(help="Put the prompt into the model's chat template.")] = True,
 ) -> None:
     """Answer a prompt on T ranks. The answer goes to stdout, the rest to stderr, and T does not change it."""
     if not prompt.strip():
         raise Mistake("the prompt is empty: give a question, in quotes")
-    at_least_one("--tp", tp)
-    at_least_one("--max-tokens", max_tokens)
     models.check(model, tp)
     source = models.locate(model)
     from shardlab import Ranks

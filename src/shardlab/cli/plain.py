@@ -19,10 +19,15 @@ class Mistake(ValueError):
     """What the user asked cannot be done. The message names the key, its value and what is allowed."""
 
 
-def at_least_one(key: str, value: int) -> None:
-    """Raises Mistake for a number below 1."""
+def positive(text: str) -> int:
+    """Parses an option that counts something. The command line adds the option's name to the message."""
+    try:
+        value = int(text)
+    except ValueError:
+        value = 0
     if value < 1:
-        raise Mistake(f"{key} {value}: an integer of 1 or more is needed")
+        raise typer.BadParameter(f"{text!r} is not an integer of 1 or more")
+    return value
 
 
 def fail(message: str, code: int) -> NoReturn:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from shardlab.cli.plain import Mistake, at_least_one
+from shardlab.cli.plain import Mistake, positive
 from shardlab.cli.programs import arguments, find, programs
 
 if TYPE_CHECKING:
@@ -24,7 +24,10 @@ def run(
     program: Annotated[
         str, typer.Argument(help="MODULE.FUNCTION of shardlab.programs; without one: list them.")
     ] = "",
-    tp: Annotated[int | None, typer.Option(help="Ranks (2). Under torchrun: all of the job's.")] = None,
+    tp: Annotated[
+        int | None,
+        typer.Option(parser=positive, metavar="INTEGER", help="Ranks (2). Under torchrun: all of the job's."),
+    ] = None,
     settings: Annotated[
         list[str] | None,
         typer.Option("--set", metavar="NAME=VALUE", help="A parameter of the program; repeatable."),
@@ -39,8 +42,6 @@ def run(
             about = textwrap.shorten(known.about, 80, placeholder=" ...")
             typer.echo(f"{known.name:26} {about}")
         return
-    if tp is not None:
-        at_least_one("--tp", tp)
     given = arguments(find(program), settings or [])
     if "RANK" in os.environ and "WORLD_SIZE" in os.environ:
         _as_one_rank(program, tp, given)
