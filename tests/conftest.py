@@ -1,15 +1,20 @@
 """What every test stands on: no network for models, no screen, Triton's interpreter without a GPU.
 
 The variables are set here, at import, before any test module imports triton or transformers. Processes that a
-test starts inherit them. The `ranks` fixtures are in tests/launch.
+test starts inherit them. tests/launch has a pool of its own, which it breaks.
 """
 
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
+
+if TYPE_CHECKING:
+    from shardlab import Ranks
 
 
 def has_gpu() -> bool:
@@ -35,3 +40,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.get_closest_marker("gpu"):
             item.add_marker(pytest.mark.skip(reason="needs a CUDA device, and this machine has none"))
+
+
+@pytest.fixture(scope="session")
+def ranks() -> Iterator[Ranks]:
+    """Four warm ranks for all tests; a plan smaller than four runs on the first of them."""
+    from shardlab import Ranks
+
+    with Ranks(4) as pool:
+        yield pool

@@ -37,7 +37,9 @@ class Axis:
 def coordinates(rank: int, plan: Plan) -> dict[str, int]:
     """Position of a global rank on each axis. Raises ValueError for a rank outside the plan."""
     if not 0 <= rank < plan.world_size:
-        raise ValueError(f"rank={rank} is outside the plan's {plan.world_size} ranks (0..{plan.world_size - 1})")
+        raise ValueError(
+            f"rank={rank} is outside the plan's {plan.world_size} ranks (0..{plan.world_size - 1})"
+        )
     position = {}
     for name in reversed(AXES):
         rank, position[name] = divmod(rank, getattr(plan, name))

@@ -39,9 +39,13 @@ def row_parallel(attempt: Callable[..., torch.Tensor], ranks: Ranks) -> Verdict:
                 continue
             partial = x[..., cut.start : cut.stop] @ w[:, cut.start : cut.stop].T
             if _same(out, partial + bias) or _same(out, partial):
-                return _hinted(verdict, "this is one rank's partial sum. Which collective adds the partial sums up?")
+                return _hinted(
+                    verdict, "this is one rank's partial sum. Which collective adds the partial sums up?"
+                )
             if _same(out, wanted + (degree - 1) * bias):
-                return _hinted(verdict, f"it is off by {degree - 1} x bias: every rank added the bias before the sum.")
+                return _hinted(
+                    verdict, f"it is off by {degree - 1} x bias: every rank added the bias before the sum."
+                )
             if _same(out, wanted - bias):
                 return _hinted(verdict, "the sum is right; the bias is missing.")
             return verdict
@@ -51,7 +55,10 @@ def row_parallel(attempt: Callable[..., torch.Tensor], ranks: Ranks) -> Verdict:
                 False, f"the output is right at T={degree}, but the transfers were {_listed(ranks.transfers[0])}.",
                 f"one all_reduce of B*S*D*4 = {B * S * D * 4} bytes, through comm, is enough.",
             )  # fmt: skip
-    return Verdict(True, f"equal to the whole layer on every rank at T=2 and T=3, with one all_reduce of {B * S * D * 4} B.")
+    return Verdict(
+        True,
+        f"equal to the whole layer on every rank at T=2 and T=3, with one all_reduce of {B * S * D * 4} B.",
+    )
 
 
 def vocab_embedding(attempt: Callable[..., torch.Tensor], ranks: Ranks) -> Verdict:
@@ -62,7 +69,8 @@ def vocab_embedding(attempt: Callable[..., torch.Tensor], ranks: Ranks) -> Verdi
         outputs = _run(ranks, degree, _embedding_trial, attempt)
         if isinstance(outputs, Verdict):
             return _hinted(
-                outputs, "an id that this rank does not hold must not be used as an index: shift by first_row, and mask."
+                outputs,
+                "an id that this rank does not hold must not be used as an index: shift by first_row, and mask.",
             )
         for rank, (out, rows) in enumerate(zip(outputs, even_split(V, degree), strict=True)):
             verdict = _compare(out, wanted, rank, degree)
@@ -70,14 +78,20 @@ def vocab_embedding(attempt: Callable[..., torch.Tensor], ranks: Ranks) -> Verdi
                 continue
             held = (token_ids >= rows.start) & (token_ids < rows.stop)
             if _same(out, wanted * held.unsqueeze(-1)):
-                return _hinted(verdict, "only this rank's own tokens are filled in. Which collective brings in the rest?")
-            return _hinted(verdict, "a token that another rank holds must add zero here, not somebody else's row.")
+                return _hinted(
+                    verdict, "only this rank's own tokens are filled in. Which collective brings in the rest?"
+                )
+            return _hinted(
+                verdict, "a token that another rank holds must add zero here, not somebody else's row."
+            )
         if [t.op for t in ranks.transfers[0]] != ["all_reduce"]:
             return Verdict(
                 False, f"the output is right at T={degree}, but the transfers were {_listed(ranks.transfers[0])}.",
                 "one all_reduce of the [B,S,D] output is enough.",
             )  # fmt: skip
-    return Verdict(True, "equal to a lookup in the whole table on every rank at T=2 and T=3, with one all_reduce.")
+    return Verdict(
+        True, "equal to a lookup in the whole table on every rank at T=2 and T=3, with one all_reduce."
+    )
 
 
 def forward_bytes(attempt: Callable[..., float], ranks: Ranks) -> Verdict:
@@ -118,7 +132,13 @@ def _missing_term(guess: float, transfers: list[Transfer], shape: Shape, degree:
     if abs(guess - sum(t.num_bytes for t in transfers)) <= 0.5:
         return "these are the sizes of the tensors; a ring sends 2(T-1)/T of an all_reduce and (T-1)/T of an all_gather."
     exact_vocab = logits.num_bytes * V // (-(-V // degree) * degree)
-    if abs(guess - sent_bytes([embedding, *layers, Transfer("all_gather", "tp", exact_vocab)], world_size=degree)) <= 0.5:
+    if (
+        abs(
+            guess
+            - sent_bytes([embedding, *layers, Transfer("all_gather", "tp", exact_vocab)], world_size=degree)
+        )
+        <= 0.5
+    ):
         return f"T does not divide V = {V}: every shard of the logits is padded to ceil(V/T) before the all_gather."
     return "count the all_reduces and the all_gather, each with its ring factor, and the bytes of an element."
 
@@ -133,16 +153,22 @@ def _run(ranks: Ranks, degree: int, program: Callable[..., Any], *args: Any) -> 
 def _compare(out: object, wanted: torch.Tensor, rank: int, degree: int) -> Verdict | None:
     where = f"rank {rank} of T={degree}"
     if not isinstance(out, torch.Tensor):
-        return Verdict(False, f"{where} returned {type(out).__name__}, not a tensor.", "return the layer's output.")
+        return Verdict(
+            False, f"{where} returned {type(out).__name__}, not a tensor.", "return the layer's output."
+        )
     if out.shape != wanted.shape:
-        return Verdict(False, f"{where} returned shape {tuple(out.shape)}, wanted {tuple(wanted.shape)}.")
+        return Verdict(
+            False,
+            f"{where} returned shape {tuple(out.shape)}, wanted {tuple(wanted.shape)}.",
+            "the whole output, please.",
+        )
     if torch.allclose(out, wanted, **CLOSE):
         return None
     return Verdict(False, f"{where} is off by up to {(out - wanted).abs().max().item():.2g}.")
 
 
-def _same(a: torch.Tensor, b: torch.Tensor) -> bool:
-    return a.shape == b.shape and torch.allclose(a, b, **CLOSE)
+def _same(out: object, other: torch.Tensor) -> bool:
+    return isinstance(out, torch.Tensor) and out.shape == other.shape and torch.allclose(out, other, **CLOSE)
 
 
 def _hinted(verdict: Verdict, hint: str) -> Verdict:
