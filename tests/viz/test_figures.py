@@ -16,6 +16,7 @@ from matplotlib.text import Text
 
 from shardlab import viz
 from shardlab.theory.collectives import traffic_matrix, wire_bytes
+from shardlab.theory.roofline import Times
 from shardlab.viz import display, style
 
 MIB = 1 << 20
@@ -145,6 +146,26 @@ def test_lines_are_the_formula_and_points_are_the_measurement() -> None:
     assert to_rgb(line.get_color()) != to_rgb(points.get_color())
     fullest = np.asarray(viz.kv_cache(64, 8, 1.0, 16).axes[0].get_lines()[1].get_ydata())
     assert [fullest[t - 1] for t in (1, 2, 4, 8, 16)] == [8, 4, 2, 1, 1]
+
+
+def test_a_round_lasts_as_long_as_its_slowest_rank() -> None:
+    bounds = Times(math_s=0.2, hbm_s=0.1, comms_s=0.3)
+    timed = viz.timed(2, bounds, [[0.1, 0.9, 0.4], [0.6, 0.2, 0.5]])
+    assert (timed.lower_s, timed.upper_s, timed.median_s) == (0.3, 0.5, 0.6)
+    assert (timed.p10_s, timed.p90_s) == pytest.approx((0.52, 0.84))
+    with pytest.raises(ValueError):
+        viz.timed(2, bounds, [[0.1], [0.2, 0.3]])
+    with pytest.raises(ValueError, match="no samples"):
+        viz.timed(2, bounds, [])
+
+
+def test_source_is_the_code_that_runs() -> None:
+    shown = viz.source(style.blank, viz.Picture._repr_html_)
+    assert repr(shown).startswith("# shardlab/viz/style.py: blank\ndef blank(height_in: float) -> Figure:")
+    assert "\n\n# shardlab/viz/display.py: Picture._repr_html_\ndef _repr_html_(self)" in repr(shown)
+    assert shown._repr_markdown_() == f"```python\n{shown!r}\n```"
+    with pytest.raises(ValueError, match="at least one function"):
+        viz.source()
 
 
 def test_the_shortest_step_is_marked() -> None:

@@ -3,10 +3,8 @@ comms."""
 
 from __future__ import annotations
 
-import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -14,6 +12,8 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import FuncFormatter
 
+from shardlab.measure.timer import Stats
+from shardlab.theory.roofline import Times
 from shardlab.viz.style import LINE, MEASURED, POINT, blank, seconds_tick, styled
 
 
@@ -30,20 +30,13 @@ class Timed:
     p90_s: float | None = None
 
 
-class Bounds(Protocol):
-    """What `timed` needs of theory.roofline.Times."""
+def timed(tp: int, bounds: Times, samples_s: Sequence[Sequence[float]]) -> Timed:
+    """The bounds beside samples_s[rank][round], in seconds: a round has ended when its last rank has.
 
-    @property
-    def lower_s(self) -> float: ...
-    @property
-    def upper_s(self) -> float: ...
-
-
-def timed(tp: int, bounds: Bounds, samples_s: Sequence[Sequence[float]]) -> Timed:
-    """samples_s[rank][round]: a round has ended when its last rank has. -> its median, p10 and p90 beside the bounds."""
-    rounds = sorted(max(one) for one in zip(*samples_s, strict=True))
-    deciles = statistics.quantiles(rounds, n=10, method="inclusive")
-    return Timed(tp, bounds.lower_s, bounds.upper_s, statistics.median(rounds), deciles[0], deciles[-1])
+    Raises ValueError where ranks took different numbers of rounds, or none.
+    """
+    stats = Stats(tuple(max(one_round) for one_round in zip(*samples_s, strict=True)))
+    return Timed(tp, bounds.lower_s, bounds.upper_s, stats.median_s, stats.p10_s, stats.p90_s)
 
 
 @styled
