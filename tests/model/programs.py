@@ -34,3 +34,9 @@ def stepwise(model: Transformer, token_ids: torch.Tensor) -> torch.Tensor:
     cache = model.new_cache(*token_ids.shape)
     pieces = token_ids.split([9, 4] + [1] * (token_ids.shape[1] - 13), dim=1)
     return torch.cat([model(piece, cache) for piece in pieces], dim=1)
+
+
+def answer(mesh: Mesh, source: Path, token_ids: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """-> logits[B,S,V] and 32 greedy tokens."""
+    model = Transformer.from_pretrained(source, mesh)
+    return model(token_ids), model.generate(token_ids, 32, eos_ids=())

@@ -6,6 +6,8 @@ Nothing here reads weights, so a caller learns whether a model and a degree fit 
 from __future__ import annotations
 
 import json
+import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +17,7 @@ from shardlab.theory.transformer import Shape
 
 SUPPORTED = {"llama": "LlamaForCausalLM", "mistral": "MistralForCausalLM", "qwen3": "Qwen3ForCausalLM"}
 MAX_CONFIG_BYTES = 1 << 20
+MAX_POSITIONS = 1 << 30
 
 
 class ConfigError(ValueError):
@@ -30,8 +33,41 @@ class ModelConfig:
     rope_theta: float = 1e4
     rope_scaling: Scaling | None = None
     window: int | None = None
-    max_positions: int = 1 << 30
+    max_positions: int = MAX_POSITIONS
     eos_ids: tuple[int, ...] = ()
+
+
+class Fields:
+    """Typed look-ups in somebody's description of a model, which name the file and the key when they fail."""
+
+    def __init__(self, values: Mapping[str, Any], source: str) -> None:
+        self.values, self.source = values, source
+
+    def error(self, key: str, what: str) -> ConfigError:
+        return ConfigError(f"{self.source}: {key}: {what}")
+
+    def count(self, key: str, default: int | None = None, most: int = 1 << 20) -> int:
+        """An integer of 1..most. A key that is absent or null takes the default."""
+        value = self.values.get(key)
+        value = default if value is None else value
+        if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= most:
+            raise self.error(key, f"{value!r}: an integer of 1..{most} is needed")
+        return value
+
+    def number(self, key: str, default: float | None = None) -> float:
+        """A positive number."""
+        value = self.values.get(key)
+        value = default if value is None else value
+        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
+            raise self.error(key, f"{value!r}: a positive number is needed")
+        return float(value)
+
+    def flag(self, key: str) -> bool:
+        """true or false; absent is false."""
+        value = self.values.get(key, False)
+        if not isinstance(value, bool):
+            raise self.error(key, f"{value!r}: true or false is needed")
+        return value
 
 
 def read_config(folder: Path) -> ModelConfig:
@@ -41,22 +77,32 @@ def read_config(folder: Path) -> ModelConfig:
     path = folder / "config.json"
     if not path.is_file():
         raise ConfigError(f"{path}: not found; a model folder holds config.json and safetensors files")
+    values = _read_json(path)
+    generation = folder / "generation_config.json"  # chat models list all their ends of text there
+    if generation.is_file():
+        values["eos_token_id"] = _read_json(generation).get("eos_token_id") or values.get("eos_token_id")
+    return from_hugging_face(values, str(path))
+
+
+def _read_json(path: Path) -> dict[str, Any]:
     if path.stat().st_size > MAX_CONFIG_BYTES:
         raise ConfigError(f"{path}: larger than {MAX_CONFIG_BYTES} bytes: not a model's config")
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise ConfigError(f"{path}: not valid JSON: {error}") from None
+    except RecursionError:
+        raise ConfigError(f"{path}: nested too deeply") from None
     if not isinstance(values, dict):
         raise ConfigError(f"{path}: a JSON object is needed")
-    return from_hugging_face(values, str(path))
+    return values
 
 
 def from_hugging_face(values: dict[str, Any], source: str = "config") -> ModelConfig:
     """The dict of a config.json -> ModelConfig. Raises ConfigError naming `source` and the key."""
-    get = _Reader(values, source)
+    get = Fields(values, source)
     model_type = values.get("model_type")
-    if model_type not in SUPPORTED:
+    if not isinstance(model_type, str) or model_type not in SUPPORTED:
         known = ", ".join(f"{key} ({name})" for key, name in SUPPORTED.items())
         raise get.error("model_type", f"{model_type!r} is not supported; supported: {known}")
     if values.get("quantization_config"):
@@ -89,26 +135,34 @@ def from_hugging_face(values: dict[str, Any], source: str = "config") -> ModelCo
     except ValueError as error:
         raise ConfigError(f"{source}: {error}") from None
     theta, scaling = _rope(values, get)
-    eos = values.get("eos_token_id")
     return ModelConfig(
         shape=shape,
         norm_eps=get.number("rms_norm_eps", 1e-6),
         rope_theta=theta,
         rope_scaling=scaling,
         window=_window(values, get, model_type),
-        max_positions=get.count("max_position_embeddings", 1 << 30),
-        eos_ids=tuple(eos) if isinstance(eos, list) else () if eos is None else (int(eos),),
+        max_positions=get.count("max_position_embeddings", MAX_POSITIONS, most=MAX_POSITIONS),
+        eos_ids=_eos(values, get),
     )
 
 
-def _rope(values: dict[str, Any], get: _Reader) -> tuple[float, Scaling | None]:
+def _eos(values: dict[str, Any], get: Fields) -> tuple[int, ...]:
+    """One id, several, or none."""
+    eos = values.get("eos_token_id")
+    ids = () if eos is None else tuple(eos) if isinstance(eos, list) else (eos,)
+    if not all(isinstance(i, int) and not isinstance(i, bool) for i in ids):
+        raise get.error("eos_token_id", f"{eos!r}: an integer or a list of integers is needed")
+    return ids
+
+
+def _rope(values: dict[str, Any], get: Fields) -> tuple[float, Scaling | None]:
     """rope_theta and rope_scaling, at the top level (transformers 4) or in rope_parameters (transformers
     5).
     """
     nested = values.get("rope_parameters") or values.get("rope_scaling") or {}
     if not isinstance(nested, dict):
         raise get.error("rope_parameters", "a JSON object is needed")
-    rope = _Reader({**values, **nested}, get.source)
+    rope = Fields({**values, **nested}, get.source)
     if rope.number("partial_rotary_factor", 1.0) != 1.0:
         raise rope.error("partial_rotary_factor", "only 1.0 is supported")
     kind = nested.get("rope_type", nested.get("type", "default"))
@@ -118,16 +172,15 @@ def _rope(values: dict[str, Any], get: _Reader) -> tuple[float, Scaling | None]:
     if kind == "linear":
         return theta, LinearScaling(rope.number("factor"))
     if kind == "llama3":
-        return theta, Llama3Scaling(
-            rope.number("factor"),
-            rope.number("low_freq_factor"),
-            rope.number("high_freq_factor"),
-            rope.count("original_max_position_embeddings"),
-        )
+        low, high = rope.number("low_freq_factor"), rope.number("high_freq_factor")
+        if low >= high:
+            raise rope.error("low_freq_factor", f"{low} is not below high_freq_factor={high}")
+        positions = rope.count("original_max_position_embeddings", most=MAX_POSITIONS)
+        return theta, Llama3Scaling(rope.number("factor"), low, high, positions)
     raise rope.error("rope_type", f"{kind!r} is not supported; supported: default, linear, llama3")
 
 
-def _window(values: dict[str, Any], get: _Reader, model_type: str) -> int | None:
+def _window(values: dict[str, Any], get: Fields, model_type: str) -> int | None:
     """The sliding window of all layers, or none. Llama has none whatever the config says."""
     default = 4096 if model_type == "mistral" else None
     if model_type == "llama" or values.get("sliding_window", default) is None:
@@ -135,39 +188,6 @@ def _window(values: dict[str, Any], get: _Reader, model_type: str) -> int | None
     if model_type == "qwen3" and not values.get("use_sliding_window", False):
         return None
     kinds = values.get("layer_types")
-    if model_type == "qwen3" and (kinds is None or len(set(kinds)) > 1):
+    if model_type == "qwen3" and (not isinstance(kinds, list) or any(kind != kinds[0] for kind in kinds)):
         raise get.error("use_sliding_window", "a window in only some of the layers is not supported")
     return get.count("sliding_window", default)
-
-
-class _Reader:
-    """Typed look-ups that name the file and the key when they fail."""
-
-    def __init__(self, values: dict[str, Any], source: str) -> None:
-        self.values, self.source = values, source
-
-    def error(self, key: str, what: str) -> ConfigError:
-        return ConfigError(f"{self.source}: {key}: {what}")
-
-    def count(self, key: str, default: int | None = None) -> int:
-        """A positive integer. A key that is absent or null takes the default."""
-        value = self.values.get(key)
-        value = default if value is None else value
-        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-            raise self.error(key, f"{value!r}: an integer of 1 or more is needed")
-        return value
-
-    def number(self, key: str, default: float | None = None) -> float:
-        """A positive number."""
-        value = self.values.get(key)
-        value = default if value is None else value
-        if isinstance(value, bool) or not isinstance(value, int | float) or not value > 0:
-            raise self.error(key, f"{value!r}: a positive number is needed")
-        return float(value)
-
-    def flag(self, key: str) -> bool:
-        """true or false; absent is false."""
-        value = self.values.get(key, False)
-        if not isinstance(value, bool):
-            raise self.error(key, f"{value!r}: true or false is needed")
-        return value

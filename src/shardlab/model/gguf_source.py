@@ -10,7 +10,7 @@ from gguf.quants import dequantize
 
 from shardlab.layers.rope import DividedBy, LinearScaling, Scaling
 from shardlab.model import names
-from shardlab.model.config import ConfigError, ModelConfig
+from shardlab.model.config import MAX_POSITIONS, ConfigError, Fields, ModelConfig
 from shardlab.model.gguf_header import Header, read_header
 from shardlab.model.source import WeightsError
 from shardlab.sharding import Part
@@ -94,7 +94,7 @@ def _halves_from_neighbours(local: torch.Tensor, head_dim: int) -> torch.Tensor:
 
 
 def _config(path: Path, header: Header, divisors: Scaling | None) -> ModelConfig:
-    read = _Reader(path, header)
+    read = Fields(header.metadata, str(path))
     arch = header.metadata.get("general.architecture")
     if arch not in ARCHITECTURES:
         raise read.error("general.architecture", f"{arch!r}; supported: {', '.join(ARCHITECTURES)}")
@@ -131,38 +131,16 @@ def _config(path: Path, header: Header, divisors: Scaling | None) -> ModelConfig
         norm_eps=read.number(f"{arch}.attention.layer_norm_rms_epsilon", 1e-5),
         rope_theta=read.number(f"{arch}.rope.freq_base", 1e4),
         rope_scaling=divisors or _scaling(read, arch),
-        max_positions=read.count(f"{arch}.context_length", 1 << 30),
+        max_positions=read.count(f"{arch}.context_length", MAX_POSITIONS, most=MAX_POSITIONS),
         eos_ids=tuple(end for end in ends if isinstance(end, int)),
     )
 
 
-def _scaling(read: _Reader, arch: str) -> Scaling | None:
+def _scaling(read: Fields, arch: str) -> Scaling | None:
     key = f"{arch}.rope.scaling.type"
-    kind = read.header.metadata.get(key, "none")
+    kind = read.values.get(key, "none")
     if kind == "none":
         return None
     if kind == "linear":
         return LinearScaling(read.number(f"{arch}.rope.scaling.factor"))
     raise read.error(key, f"{kind!r} is not supported; supported: none, linear, and {ROPE_DIVISORS}")
-
-
-class _Reader:
-    """Typed look-ups that name the file and the key when they fail."""
-
-    def __init__(self, path: Path, header: Header) -> None:
-        self.path, self.header = path, header
-
-    def error(self, key: str, what: str) -> ConfigError:
-        return ConfigError(f"{self.path}: {key}: {what}")
-
-    def count(self, key: str, default: int | None = None) -> int:
-        value = self.header.metadata.get(key, default)
-        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-            raise self.error(key, f"{value!r}: an integer of 1 or more is needed")
-        return value
-
-    def number(self, key: str, default: float | None = None) -> float:
-        value = self.header.metadata.get(key, default)
-        if isinstance(value, bool) or not isinstance(value, int | float) or not value > 0:
-            raise self.error(key, f"{value!r}: a positive number is needed")
-        return float(value)

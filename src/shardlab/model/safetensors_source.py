@@ -97,10 +97,12 @@ def _indexed(folder: Path) -> dict[str, Path]:
     for name, file in entries.items():
         if Path(file).name != file or file in (".", ".."):
             raise WeightsError(index, f"its file {file!r} is not a file of this folder", name)
-    for file in sorted(set(entries.values())):
+    files = sorted(set(entries.values()))
+    for file in files:
+        if not (folder / file).is_file():
+            raise WeightsError(folder / file, f"not found, though {INDEX} names it")
+    for file in files:
         path = folder / file
-        if not path.is_file():
-            raise WeightsError(path, f"not found, though {INDEX} names it")
         held = set(_open(path).keys())
         listed = {name for name, where in entries.items() if where == file}
         if held != listed:

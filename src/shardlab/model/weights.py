@@ -48,6 +48,9 @@ def load(path: Path, mesh: Mesh, dtype: torch.dtype) -> Transformer:
                 f"{name}={mesh[name].size}: a Transformer is split over tp only; {name} must be 1"
             )
     source = open_source(path)
+    layers = source.config.shape.num_layers
+    if layers > len(source.shapes):  # or a config that lies would have us build layers for ever
+        raise WeightsError(path, f"the config says {layers} layers; there are {len(source.shapes)} tensors")
     model = Transformer(source.config, mesh["tp"], dtype=dtype, device="meta")
     parameters = dict(model.named_parameters())
     check(source, path, model)
