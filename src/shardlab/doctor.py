@@ -34,6 +34,9 @@ def examine() -> Iterator[Finding]:
     for what, look in LOOKS.items():
         try:
             yield look(what)
+        except ImportError as error:
+            advice = "make the environment again: pip install -r requirements.lock"
+            yield Finding(what, "missing", f"{error.name or error} is not installed", advice)
         except Exception as error:  # a doctor who faints helps nobody
             yield Finding(what, "without", f"could not be examined: {type(error).__name__}: {error}")
 

@@ -37,6 +37,12 @@ def test_a_doctor_who_faints_still_reports(monkeypatch: pytest.MonkeyPatch) -> N
     assert finding == Finding("memory", "without", "could not be examined: KeyError: 'no such thing'")
 
 
+def test_a_package_that_is_not_there_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "psutil", None)
+    finding = next(finding for finding in doctor.examine() if finding.what == "memory")
+    assert (finding.state, finding.text) == ("missing", "psutil is not installed")
+
+
 def test_doctor_is_honest_about_what_is_missing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     assert doctor.summary([Finding("gloo", "missing", "")]) == "Not ready: mend gloo first."
     good = [Finding(what, "ok", "") for what in ("GPUs", "wire counters")]

@@ -1,5 +1,7 @@
-"""KV cache a rank against T: it halves with every doubling, until each rank holds one KV head. Then it
-stays."""
+"""KV cache of the fullest rank against T: it falls until a rank holds one KV head, and no rank can hold less.
+
+Where the query heads of a rank straddle two KV heads it holds both: 9 heads and 3 KV heads need 2 at T = 4.
+"""
 
 from __future__ import annotations
 
