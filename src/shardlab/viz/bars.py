@@ -15,7 +15,8 @@ _RULES = {
     ".slknobs .widget-label,.slknobs .widget-readout": "color:#222!important",
     ".slbars": "background:#fff;color:#222;padding:6px 10px;font-size:14px;line-height:1.35",
     ".slbars p": "margin:0 0 .4em;color:#222",
-    ".slbars div": "display:grid;grid-template-columns:minmax(8em,15em) 1fr 6em;gap:8px;align-items:center;margin:2px 0",
+    ".slbars div": "display:grid;grid-template-columns:minmax(8em,15em) 1fr 6em;gap:8px;"
+    "align-items:center;margin:2px 0",
     ".slbars i": f"display:block;height:1em;min-width:2px;background:{LINE}",
     ".slbars b": "text-align:right;font-variant-numeric:tabular-nums",
 }
