@@ -168,7 +168,8 @@ class Flight:
                 others_latest = max(others_latest, entered)
                 if theirs != mine:
                     raise CollectiveMismatch(self._mismatch(lane.number, axis, peer, mine, theirs))
-        if latest > others_latest:
+        # Not before the first: until then ranks import and load, and which of them is last says nothing.
+        if latest > others_latest and lane.number > 1:
             self._late_s += latest - others_latest
 
     def _await(self, lane: _Lane, peer: int) -> tuple[float, bytes]:

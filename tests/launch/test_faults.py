@@ -131,7 +131,7 @@ def test_f9_the_order_of_operations_differs(ranks: Ranks) -> None:
 def test_f30_a_slow_rank_is_named_and_the_run_succeeds(
     ranks: Ranks, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert ranks.run(programs.works, 0.03, 2, 10.0) == [4.0] * 4
+    assert ranks.run(programs.works, 0.06, 2, 10.0) == [4.0] * 4
     assert re.search(
         r"rank 2 is slow: the others waited \d\.\d s of \d\.\d s for it", capsys.readouterr().out
     )

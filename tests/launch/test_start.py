@@ -217,6 +217,38 @@ def test_a_fork_of_the_kernel_takes_nothing_along(ranks: Ranks) -> None:
     assert ranks.run(programs.total) == [4.0] * 4
 
 
+@pytest.mark.parametrize("after_s", [0.3, 0.6, 0.9, 1.2, 1.8])
+def test_a_kernel_that_is_killed_while_it_starts(tmp_path: Path, after_s: float) -> None:
+    """The server may still be importing torch, and does not know its kernel yet."""
+    run = leftovers.new_run()
+    process = script(times=1000, world_size=4, TMPDIR=str(tmp_path), **{leftovers.RUN: run})
+    time.sleep(1.0 + after_s)  # the first second is the kernel's own import of torch
+    process.kill()
+    process.communicate()
+    assert leftovers.left(run, within_s=2.0) == {}
+    assert leftovers.folders(tmp_path, within_s=0.5) == []
+
+
+def test_a_child_of_the_kernel_does_not_keep_its_ranks_alive(tmp_path: Path) -> None:
+    """A fork of the kernel holds its sockets open: the server sees by the kernel's number that it is gone."""
+    run = leftovers.new_run()
+    code = "import os, time\nfrom shardlab import Ranks\nranks = Ranks(2).start()\n"
+    code += "child = os.fork()\nprint(child, flush=True) if child else None\ntime.sleep(1000)"
+    environ = {**os.environ, leftovers.RUN: run, "TMPDIR": str(tmp_path)}
+    process = subprocess.Popen([sys.executable, "-c", code], env=environ, text=True, stdout=-1)
+    assert process.stdout is not None
+    process.stdout.readline()
+    child = int(process.stdout.readline())
+    try:
+        process.kill()
+        process.wait()
+        assert leftovers.left(run, [child], within_s=2.0) == {}
+        assert leftovers.folders(tmp_path, within_s=0.5) == []
+    finally:
+        os.kill(child, signal.SIGKILL)
+        process.stdout.close()
+
+
 def test_a_pool_that_is_dropped_is_cleaned_up() -> None:
     pool = Ranks(2).start()
     pids = pool.pids

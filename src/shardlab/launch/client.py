@@ -21,7 +21,8 @@ from shardlab.launch.server import sweep
 
 MARKER = "SHARDLAB_RANK_OF"  # in the environment of the server, of every rank, and of what a rank starts
 _MAIN = (
-    "import gc, json, sys; gc.disable(); fd, root, parent, path = sys.argv[1:]; sys.path[:] = json.loads(path); "
+    "import gc, json, sys; gc.disable(); fd, root, parent, path = sys.argv[1:]; "
+    "sys.path[:] = json.loads(path); "
     "from shardlab.launch.server import main; main(int(fd), root, int(parent))"
 )
 _END_S = 2.0

@@ -47,7 +47,9 @@ class Ranks:
         self.world_size = world_size
         self.timeout_s = timeout_s
         self.transfers: list[list[Transfer]] = []  # of the last run, one list a rank
-        self.late_s: list[float] = []  # of the last run: how long the others waited for each rank alone
+        self.late_s: list[
+            float
+        ] = []  # of the last run: how long the others waited for each rank alone (with check)
         self.exit_codes: dict[int, int] = {}  # of the ranks that close() ended
         self._batch, self._wanted = batch, backend
         self._backend: str | None = None

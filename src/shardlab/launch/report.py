@@ -119,7 +119,7 @@ def stragglers(rows: Sequence[Row], seconds: float) -> list[str]:
     return [
         f"rank {row.rank} is slow: the others waited {row.late_s:.1f} s of {seconds:.1f} s for it"
         for row in rows
-        if row.late_s > max(0.5, 0.3 * seconds)
+        if row.late_s > max(1.0, 0.3 * seconds)
     ]
 
 

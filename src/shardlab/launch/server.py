@@ -210,7 +210,7 @@ def sweep() -> None:
             status = entry.stat(follow_symlinks=False)
             if not ours or status.st_uid != os.getuid() or time.time() - status.st_mtime < _SWEEP_AGE_S:
                 continue
-            fd = os.open(os.path.join(entry.path, LOCK), os.O_RDWR | os.O_CLOEXEC)
+            fd = os.open(os.path.join(entry.path, LOCK), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
             try:
                 fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)  # BlockingIOError: its server lives
                 shutil.rmtree(entry.path, ignore_errors=True)
