@@ -47,8 +47,7 @@ def test_32_tokens_are_those_of_transformers(
     outcomes = ranks.run(answer, smollm2, token_ids, plan=Plan(tp=degree), check=False, timeout_s=200)
     for ours, greedy in outcomes:
         assert torch.equal(greedy, tokens)
-        # 30 layers and logits up to 28: ten times the depth and scale of the tiny models. Measured: see the
-        # message.
+        # 30 layers, logits up to 38. Measured at T = 2, 3, 4: at most 9.3e-5, on average 1.1e-5; at T = 1: 0.
         torch.testing.assert_close(ours, logits, atol=1e-3, rtol=1e-4)
 
 

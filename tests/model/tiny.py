@@ -72,7 +72,7 @@ def build(case: tuple[str, dict[str, Any]], folder: Path, **save: Any) -> Refere
         for name, parameter in model.named_parameters():
             if parameter.dim() == 1:  # norms are made as ones and biases as zeros, which would hide mistakes
                 parameter.normal_(1.0 if "norm" in name else 0.0, 0.2)
-            else:  # queries and keys a little larger: attention that looks somewhere, and text that does not repeat
+            else:  # larger queries and keys: attention that looks somewhere, text that does not repeat
                 gain = 1.5 if "q_proj" in name or "k_proj" in name else 1.0
                 parameter.normal_(0.0, gain * parameter.shape[1] ** -0.5)
         token_ids = torch.randint(0, sizes["vocab_size"], (2, 21))
