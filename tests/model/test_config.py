@@ -147,4 +147,4 @@ def test_a_wild_config_gives_a_config_or_our_error(model_type: str, changes: dic
         assert read(model_type=model_type, **changes).shape.num_layers >= 1
     except ConfigError:
         pass
-    assert time.perf_counter() - started < 1
+    assert time.perf_counter() - started < 3
