@@ -34,9 +34,7 @@ def copy_sources(root: Path, labs: Path, source: Path) -> list[Path]:
         shutil.copytree(root / folder, source / folder, ignore=_NOISE)
     if labs.is_dir():
         # a lab may import a module beside it, so here *.py comes along
-        shutil.copytree(
-            labs, source / "labs", ignore=shutil.ignore_patterns("__pycache__", ".ipynb_checkpoints")
-        )
+        shutil.copytree(labs, source / "labs", ignore=shutil.ignore_patterns("__pycache__", ".ipynb_checkpoints"))
     notebooks = sorted((source / "labs").glob("*.ipynb"))
     ledger_page.write(source / "book" / "ledger.md", notebooks)
     return notebooks

@@ -52,9 +52,7 @@ def source_html(text: str) -> str:
     """A source in HTML, with its addresses made clickable and shown without the scheme."""
     parts = _URL.split(text.strip())
     return "".join(
-        f'<a href="{html_escape(part)}">{html_escape(part.split("://")[1])}</a>'
-        if number % 2
-        else html_escape(part)
+        f'<a href="{html_escape(part)}">{html_escape(part.split("://")[1])}</a>' if number % 2 else html_escape(part)
         for number, part in enumerate(parts)
     )
 

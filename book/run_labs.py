@@ -61,9 +61,7 @@ async def run_notebook(path: Path, on_cell: Callable[[], object], kernel: str = 
         if task is not None and task.cancelling():  # nbclient takes a cancelled wait for a dead kernel
             raise asyncio.CancelledError from None
         reason = "" if isinstance(error, CellExecutionError) else f"\n{notebook.cells[index].source}\n"
-        raise LabFailed(
-            f"{path.name}, cell {index + 1} of {len(notebook.cells)}:{reason}\n{error}"
-        ) from error
+        raise LabFailed(f"{path.name}, cell {index + 1} of {len(notebook.cells)}:{reason}\n{error}") from error
     finally:
         if client.kc is not None:
             client.kc.stop_channels()
@@ -87,9 +85,7 @@ async def _run_all(paths: Sequence[Path], *, keep_widgets: bool) -> None:
     cells = {path: sum(c.cell_type == "code" for c in nbformat.read(path, 4).cells) for path in paths}
     form = "{desc} {percentage:3.0f}% |{bar}| {n_fmt}/{total_fmt} cells, {elapsed}"
     first = paths[0].stem
-    with tqdm(
-        total=sum(cells.values()), desc=first, bar_format=form, file=sys.stdout, dynamic_ncols=True
-    ) as bar:
+    with tqdm(total=sum(cells.values()), desc=first, bar_format=form, file=sys.stdout, dynamic_ncols=True) as bar:
         for path in paths:
             bar.set_description_str(path.stem)
             notebook = await run_notebook(path, bar.update)

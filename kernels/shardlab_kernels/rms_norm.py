@@ -46,9 +46,7 @@ def rms_norm(x: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
     differ.
     """
     if x.dim() < 1 or weight.dim() != 1 or x.shape[-1] != weight.shape[0]:
-        raise ValueError(
-            f"x{tuple(x.shape)} and weight{tuple(weight.shape)}: x[...,D] and weight[D] are needed"
-        )
+        raise ValueError(f"x{tuple(x.shape)} and weight{tuple(weight.shape)}: x[...,D] and weight[D] are needed")
     if x.dtype != weight.dtype or not x.dtype.is_floating_point:
         raise ValueError(f"x is {x.dtype}, weight is {weight.dtype}: one floating-point dtype is needed")
     if x.device != weight.device:

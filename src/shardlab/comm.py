@@ -80,9 +80,7 @@ def all_to_all(local: torch.Tensor, axis: Axis, split_dim: int, concat_dim: int)
 def broadcast(tensor: torch.Tensor, axis: Axis, src: int = 0) -> torch.Tensor:
     """A on rank `src` of the axis -> A on every rank. `tensor` is overwritten on the other ranks and returned."""
     if not 0 <= src < axis.size:
-        raise ValueError(
-            f"src={src} is not on the {axis.name} axis of {axis.size} ranks (0..{axis.size - 1})"
-        )
+        raise ValueError(f"src={src} is not on the {axis.name} axis of {axis.size} ranks (0..{axis.size - 1})")
     if axis.size == 1:
         return tensor
     tensor = tensor.contiguous()

@@ -70,9 +70,7 @@ class Table:
 
     def _repr_html_(self) -> str:
         # No colours of its own: it inherits text and background, so it reads in a light and in a dark page.
-        style = (
-            "padding: 0.25em 0.8em; border-bottom: 1px solid currentColor; color: inherit; background: none;"
-        )
+        style = "padding: 0.25em 0.8em; border-bottom: 1px solid currentColor; color: inherit; background: none;"
         left, right = f"{style} text-align: left;", f"{style} text-align: right;"
         head = "".join(
             f'<th scope="col" style="{right if column else left}">{escape(name)}</th>'
@@ -80,17 +78,12 @@ class Table:
         )
         body = "".join(
             "<tr>"
-            + "".join(
-                f'<td style="{right if column else left}">{escape(cell)}</td>'
-                for column, cell in enumerate(row)
-            )
+            + "".join(f'<td style="{right if column else left}">{escape(cell)}</td>' for column, cell in enumerate(row))
             + "</tr>"
             for row in self.rows
         )
         caption = (
-            f'<caption style="color: inherit; text-align: left;">{escape(self.title)}</caption>'
-            if self.title
-            else ""
+            f'<caption style="color: inherit; text-align: left;">{escape(self.title)}</caption>' if self.title else ""
         )
         return (
             '<table style="border-collapse: collapse; font-variant-numeric: tabular-nums;">'

@@ -50,9 +50,7 @@ def summary(findings: list[Finding]) -> str:
     gpus = states.get("GPUs") == "ok"
     ranks = "Ranks run on the CPU through gloo" + (", or one on each GPU through NCCL" if gpus else "")
     bytes_ = (
-        "counted on the wire"
-        if states.get("wire counters") == "ok"
-        else "recorded by comm, not counted on the wire"
+        "counted on the wire" if states.get("wire counters") == "ok" else "recorded by comm, not counted on the wire"
     )
     return f"Ready. {ranks}; bytes are {bytes_}."
 
@@ -65,9 +63,7 @@ def _cores(what: str) -> Finding:
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     text = f"{cores} {'core' if cores == 1 else 'cores'} for this process"
     if cores == 1:
-        return Finding(
-            what, "without", text, "ranks take turns on one core: bytes are right, times say nothing"
-        )
+        return Finding(what, "without", text, "ranks take turns on one core: bytes are right, times say nothing")
     return Finding(what, "ok", f"{text}; more ranks than that take turns, and have one thread each")
 
 
@@ -97,9 +93,7 @@ def _gloo(what: str) -> Finding:
     import torch.distributed as dist
 
     if not dist.is_available() or not dist.is_gloo_available():
-        return Finding(
-            what, "missing", "this torch was built without gloo", "install the torch of requirements.lock"
-        )
+        return Finding(what, "missing", "this torch was built without gloo", "install the torch of requirements.lock")
     return Finding(what, "ok", "ranks on the CPU")
 
 
@@ -109,9 +103,7 @@ def _gpus(what: str) -> Finding:
     try:
         pynvml.nvmlInit()
     except pynvml.NVMLError:
-        return Finding(
-            what, "without", "none: no NVIDIA driver here", "none needed: every lab runs on the CPU"
-        )
+        return Finding(what, "without", "none: no NVIDIA driver here", "none needed: every lab runs on the CPU")
     try:
         handles = [pynvml.nvmlDeviceGetHandleByIndex(index) for index in range(pynvml.nvmlDeviceGetCount())]
         names = [_gpu(handle) for handle in handles]
@@ -124,9 +116,7 @@ def _gpus(what: str) -> Finding:
 
     text = f"{len(names)} x {names[0]}" if len(set(names)) == 1 else "; ".join(names)
     if torch.cuda.device_count() < len(names):
-        advice = (
-            f"torch sees {torch.cuda.device_count()}: it needs its CUDA build, and CUDA_VISIBLE_DEVICES unset"
-        )
+        advice = f"torch sees {torch.cuda.device_count()}: it needs its CUDA build, and CUDA_VISIBLE_DEVICES unset"
         return Finding(what, "without", f"{text}, driver {driver}", advice)
     return Finding(what, "ok", f"{text}, driver {driver}")
 
@@ -148,9 +138,7 @@ def _nccl(what: str) -> Finding:
     version = ".".join(map(str, nccl.version()))
     count = torch.cuda.device_count()
     if count < 2:
-        return Finding(
-            what, "without", f"NCCL {version}, but {count} GPUs for it", "it joins two GPUs or more"
-        )
+        return Finding(what, "without", f"NCCL {version}, but {count} GPUs for it", "it joins two GPUs or more")
     return Finding(what, "ok", f"NCCL {version}: up to {count} ranks, one on each GPU")
 
 

@@ -25,17 +25,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 _ROW_HEAD = struct.Struct("<QddQ")  # run, waited_s, late_s, lanes in use
-_LANE_HEAD = struct.Struct(
-    "<QQI20s"
-)  # last number posted, last number done, key, axis; then a bit mask of ranks
-_RECORD = struct.Struct(
-    "<IIQQdH"
-)  # checksum, key, run, number, time entered, length of the text that follows
+_LANE_HEAD = struct.Struct("<QQI20s")  # last number posted, last number done, key, axis; then a bit mask of ranks
+_RECORD = struct.Struct("<IIQQdH")  # checksum, key, run, number, time entered, length of the text that follows
 _TEXT_BYTES = 220
 _RECORD_BYTES = 256
-_SLOTS = (
-    4  # a checked rank is at most one collective ahead of its peers: the record that they read is still there
-)
+_SLOTS = 4  # a checked rank is at most one collective ahead of its peers: the record that they read is still there
 _LANES = 16
 _POINT_TO_POINT = ("send", "recv")
 _NUM_YIELDS = 400

@@ -37,9 +37,7 @@ class Axis:
 def coordinates(rank: int, plan: Plan) -> dict[str, int]:
     """Position of a global rank on each axis. Raises ValueError for a rank outside the plan."""
     if not 0 <= rank < plan.world_size:
-        raise ValueError(
-            f"rank={rank} is outside the plan's {plan.world_size} ranks (0..{plan.world_size - 1})"
-        )
+        raise ValueError(f"rank={rank} is outside the plan's {plan.world_size} ranks (0..{plan.world_size - 1})")
     position = {}
     for name in reversed(AXES):
         rank, position[name] = divmod(rank, getattr(plan, name))
@@ -60,9 +58,7 @@ def axis_ranks(rank: int, plan: Plan, name: str) -> tuple[int, ...]:
 class Mesh:
     """The grid as one rank sees it: `mesh["tp"]` is this rank's tp Axis."""
 
-    def __init__(
-        self, plan: Plan, rank: int, axes: dict[str, Axis], device: torch.device, recorder: Recorder
-    ) -> None:
+    def __init__(self, plan: Plan, rank: int, axes: dict[str, Axis], device: torch.device, recorder: Recorder) -> None:
         self.plan = plan
         self.rank = rank
         self.world_size = plan.world_size

@@ -59,9 +59,7 @@ def test_row_parallel_right(ranks: Ranks) -> None:
     assert check.row_parallel(bias_after, ranks)
 
 
-def masked_and_reduced(
-    mesh: Mesh, token_ids: torch.Tensor, table: torch.Tensor, first_row: int
-) -> torch.Tensor:
+def masked_and_reduced(mesh: Mesh, token_ids: torch.Tensor, table: torch.Tensor, first_row: int) -> torch.Tensor:
     return comm.all_reduce(only_mine(mesh, token_ids, table, first_row), mesh["tp"])
 
 
@@ -115,9 +113,7 @@ def whole(shape, T, batch, seq, dtype_bytes):  # noqa: N803
 
 
 def no_embedding(shape, T, batch, seq, dtype_bytes):  # noqa: N803
-    return whole(shape, T, batch, seq, dtype_bytes) - all_reduces(
-        1, T, batch * seq * shape.d_model * dtype_bytes
-    )
+    return whole(shape, T, batch, seq, dtype_bytes) - all_reduces(1, T, batch * seq * shape.d_model * dtype_bytes)
 
 
 def no_padding(shape, T, batch, seq, dtype_bytes):  # noqa: N803

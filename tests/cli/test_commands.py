@@ -47,8 +47,7 @@ def test_doctor_is_honest_about_what_is_missing(monkeypatch: pytest.MonkeyPatch,
     assert doctor.summary([Finding("gloo", "missing", "")]) == "Not ready: mend gloo first."
     good = [Finding(what, "ok", "") for what in ("GPUs", "wire counters")]
     assert doctor.summary(good) == (
-        "Ready. Ranks run on the CPU through gloo, or one on each GPU through NCCL; "
-        "bytes are counted on the wire."
+        "Ready. Ranks run on the CPU through gloo, or one on each GPU through NCCL; bytes are counted on the wire."
     )
     assert "recorded by comm" in doctor.summary([])
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))

@@ -74,9 +74,7 @@ def test_is_answered_without_loading_torch(args: list[str], words: str) -> None:
 
 
 def imported(done: subprocess.CompletedProcess[str]) -> set[str]:
-    return {
-        line.split("|")[2].strip() for line in done.stderr.splitlines() if line.startswith("import time:")
-    }
+    return {line.split("|")[2].strip() for line in done.stderr.splitlines() if line.startswith("import time:")}
 
 
 def test_help_loads_nothing_heavy_either() -> None:

@@ -101,9 +101,7 @@ def test_a_row_that_does_not_fit_is_refused() -> None:
 
 
 def test_headline_is_shown_and_collected() -> None:
-    headline = compare.headline(
-        lab="03", what="bytes a token", predicted=28_672, measured=28_672.0, unit="bytes"
-    )
+    headline = compare.headline(lab="03", what="bytes a token", predicted=28_672, measured=28_672.0, unit="bytes")
     bundle = headline._repr_mimebundle_()
     assert set(bundle) == {"text/plain", "text/html", "application/vnd.shardlab.headline+json"}
     assert bundle["text/plain"] == "bytes a token: predicted 28,672 B, measured 28,672 B (exact)"

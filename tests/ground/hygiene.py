@@ -10,9 +10,7 @@ from typing import Any
 
 MAX_BYTES = 1_000_000
 MAX_LINES = 14
-_ABSOLUTE = re.compile(
-    r"""(?<![\w.:/])(/(home|Users|root|tmp|work|mnt|opt|workspace|content)/|[A-Z]:\\\\?Users)"""
-)
+_ABSOLUTE = re.compile(r"""(?<![\w.:/])(/(home|Users|root|tmp|work|mnt|opt|workspace|content)/|[A-Z]:\\\\?Users)""")
 _REMOTE = re.compile(r"""<(script|link|iframe|img)[^>]*\b(src|href)\s*=\s*["']?(https?:)?//""", re.IGNORECASE)
 _INSTALLS = re.compile(r"^\s*(!|%%(bash|sh|script)|%(pip|conda|system|sx))", re.MULTILINE)
 _DISTRIBUTED = re.compile(r"torch\.distributed|from torch import .*distributed|\bdist\.")

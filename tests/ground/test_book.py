@@ -74,9 +74,7 @@ def remote(html: str) -> list[str]:
     parser.feed(html)
     found = [address for address in parser.addresses if re.match(r"(https?:)?//", address)]
     found += re.findall(r"""@import\s+(?:url\()?["']?((?:https?:)?//[^"')]+)""", html)
-    found += re.findall(
-        r"[\w.]*\b(?:unpkg\.com|jsdelivr\.net|cdnjs\.cloudflare\.com|googleapis\.com)\S*", html
-    )
+    found += re.findall(r"[\w.]*\b(?:unpkg\.com|jsdelivr\.net|cdnjs\.cloudflare\.com|googleapis\.com)\S*", html)
     return found
 
 
@@ -94,9 +92,7 @@ def book(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, str]]
 def tree() -> dict[str, int]:
     """File -> time of change, for all that the build reads in the tree."""
     folders = [ROOT / "book", ROOT / "labs", ROOT / "third_party"]
-    files = [
-        path for folder in folders for path in folder.rglob("*") if path.is_file() and path.suffix != ".pyc"
-    ]
+    files = [path for folder in folders for path in folder.rglob("*") if path.is_file() and path.suffix != ".pyc"]
     return {str(path): path.stat().st_mtime_ns for path in files}
 
 
@@ -116,9 +112,7 @@ def test_every_page_is_there(book: tuple[Path, str]) -> None:
 
 def test_no_page_loads_anything_from_the_network(book: tuple[Path, str]) -> None:
     pages, _ = book
-    found = {
-        path.name: addresses for path in pages.rglob("*.html") if (addresses := remote(path.read_text()))
-    }
+    found = {path.name: addresses for path in pages.rglob("*.html") if (addresses := remote(path.read_text()))}
     assert found == {}
 
 

@@ -125,13 +125,8 @@ def test_this_environment_is_the_lock() -> None:
     if default_environment()["python_version"] != "3.11":
         pytest.skip("the lock is for Python 3.11")
     installed: dict[str, Version] = {
-        canonicalize_name(dist.name): Version(Version(dist.version).public)
-        for dist in metadata.distributions()
+        canonicalize_name(dist.name): Version(Version(dist.version).public) for dist in metadata.distributions()
     }
     lock = pins(LOCK.read_text())
-    off = {
-        name: (version, installed.get(name))
-        for name, version in lock.items()
-        if installed.get(name) != version
-    }
+    off = {name: (version, installed.get(name)) for name, version in lock.items() if installed.get(name) != version}
     assert off == {}, "run make: the environment is behind the lock"

@@ -48,9 +48,7 @@ def called_on_distributed(tree: ast.AST) -> set[str]:
     aliases = {"torch.distributed"}
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
-            aliases |= {
-                alias.asname for alias in node.names if alias.name == "torch.distributed" and alias.asname
-            }
+            aliases |= {alias.asname for alias in node.names if alias.name == "torch.distributed" and alias.asname}
         if isinstance(node, ast.ImportFrom) and node.module == "torch":
             aliases |= {alias.asname or alias.name for alias in node.names if alias.name == "distributed"}
     names = set()
@@ -66,9 +64,7 @@ def unsafe(tree: ast.AST) -> Iterator[tuple[int, str]]:
     """(line, what) for a shell, an unpickler, foreign code or a YAML loader that builds objects."""
     for node in ast.walk(tree):
         if isinstance(node, ast.keyword):
-            if node.arg == "shell" and not (
-                isinstance(node.value, ast.Constant) and node.value.value is False
-            ):
+            if node.arg == "shell" and not (isinstance(node.value, ast.Constant) and node.value.value is False):
                 yield node.value.lineno, "shell"
             if node.arg == "trust_remote_code":
                 yield node.value.lineno, "trust_remote_code"
@@ -96,9 +92,7 @@ def test_there_is_something_to_read() -> None:
 
 
 def test_only_comm_mesh_and_launch_use_torch_distributed() -> None:
-    found = {
-        relative(path) for path in SOURCES if any(True for _ in uses_distributed(ast.parse(path.read_text())))
-    }
+    found = {relative(path) for path in SOURCES if any(True for _ in uses_distributed(ast.parse(path.read_text())))}
     assert sorted(path for path in found if not path.startswith((*DISTRIBUTED, *ASKS))) == []
     assert "src/shardlab/comm.py" in found
 
@@ -168,9 +162,7 @@ def test_the_search_finds_torch_distributed(code: str) -> None:
 )
 def test_the_search_finds_what_is_unsafe(code: str, what: str) -> None:
     assert [found for _, found in unsafe(ast.parse(code))] == [what]
-    assert not list(
-        unsafe(ast.parse("subprocess.run(['ls'], shell=False); yaml.safe_load(text); json.loads(t)"))
-    )
+    assert not list(unsafe(ast.parse("subprocess.run(['ls'], shell=False); yaml.safe_load(text); json.loads(t)")))
 
 
 @pytest.mark.parametrize("package", ["src/shardlab", "kernels/shardlab_kernels"])

@@ -24,9 +24,7 @@ def test_rms_norm(d: int, dtype: torch.dtype) -> None:
     x, weight = draw(2, 3, d, dtype=dtype, seed=0), draw(d, dtype=dtype, seed=1)
     out = rms_norm.rms_norm(x, weight, 1e-5)
     assert out.dtype == dtype and out.shape == x.shape
-    torch.testing.assert_close(
-        out, rms_norm.reference(x, weight, 1e-5), atol=TOLERANCE[dtype], rtol=TOLERANCE[dtype]
-    )
+    torch.testing.assert_close(out, rms_norm.reference(x, weight, 1e-5), atol=TOLERANCE[dtype], rtol=TOLERANCE[dtype])
 
 
 @pytest.mark.parametrize("dtype", TOLERANCE, ids=str)
@@ -35,9 +33,7 @@ def test_silu_mul(f: int, dtype: torch.dtype) -> None:
     gate, up = draw(2, 3, f, dtype=dtype, seed=0), draw(2, 3, f, dtype=dtype, seed=1)
     out = silu_mul.silu_mul(gate, up)
     assert out.dtype == dtype and out.shape == gate.shape
-    torch.testing.assert_close(
-        out, silu_mul.reference(gate, up), atol=TOLERANCE[dtype], rtol=TOLERANCE[dtype]
-    )
+    torch.testing.assert_close(out, silu_mul.reference(gate, up), atol=TOLERANCE[dtype], rtol=TOLERANCE[dtype])
 
 
 def test_strided_and_empty_inputs() -> None:

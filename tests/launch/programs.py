@@ -77,9 +77,7 @@ def shapes_differ(mesh: Mesh) -> None:
 
 
 def dtypes_differ(mesh: Mesh) -> None:
-    comm.all_reduce(
-        torch.ones(8, dtype=torch.bfloat16 if mesh.rank == CULPRIT else torch.float32), mesh["tp"]
-    )
+    comm.all_reduce(torch.ones(8, dtype=torch.bfloat16 if mesh.rank == CULPRIT else torch.float32), mesh["tp"])
 
 
 def ops_differ(mesh: Mesh) -> None:

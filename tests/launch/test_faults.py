@@ -44,11 +44,7 @@ def fails(ranks: Ranks, kind: type[RanksError], first_line: str, within_s: float
 def test_f1_a_rank_exits(ranks: Ranks, check: bool) -> None:
     with fails(ranks, RankDied, r"rank 1 exited with code 13\n", 3.0) as message:
         ranks.run(programs.exits, 13, check=check)
-    others = (
-        "waited in all_reduce #2 on tp"
-        if check
-        else "waited in all_reduce #2 on tp|lost the connection to it"
-    )
+    others = "waited in all_reduce #2 on tp" if check else "waited in all_reduce #2 on tp|lost the connection to it"
     assert re.search(others, message[0])
 
 
@@ -76,18 +72,12 @@ def test_f4_two_ranks_raise_and_the_earlier_comes_first(ranks: Ranks, check: boo
 
 @pytest.mark.parametrize("check", [True, False])
 def test_f5_a_rank_sleeps_for_ever(ranks: Ranks, check: bool) -> None:
-    with fails(
-        ranks, RankTimeout, r"ranks 0, 1, 2 and 3 had not finished after 4 s\n", TIMEOUT_S + 1
-    ) as message:
+    with fails(ranks, RankTimeout, r"ranks 0, 1, 2 and 3 had not finished after 4 s\n", TIMEOUT_S + 1) as message:
         ranks.run(programs.sleeps, check=check)
     assert re.search(r"rank 1 did not enter all_reduce #2 on tp, which ranks 0, 2 and 3 wait in", message[0])
-    assert re.search(
-        r"rank 1: in no collective; the last was all_reduce #1 on tp\n.*\n.* in sleeps", message[0]
-    )
+    assert re.search(r"rank 1: in no collective; the last was all_reduce #1 on tp\n.*\n.* in sleeps", message[0])
     assert re.search(r"rank 3: waits in all_reduce #2 on tp \(all_reduce \(3,\) float32\)\n.*\n", message[0])
-    assert "server.py" not in message[0] and "flight.py" not in message[0], (
-        "frames that are ours tell nothing"
-    )
+    assert "server.py" not in message[0] and "flight.py" not in message[0], "frames that are ours tell nothing"
 
 
 def test_f6_a_rank_is_stopped(ranks: Ranks) -> None:
@@ -105,9 +95,7 @@ def test_f7_a_rank_returns_early(ranks: Ranks, check: bool) -> None:
 
 
 def test_f8_shapes_differ(ranks: Ranks) -> None:
-    line = (
-        r"rank \d: CollectiveMismatch: all_reduce #1 on tp: rank \d has \((1024|2048),\) float32, rank \d has"
-    )
+    line = r"rank \d: CollectiveMismatch: all_reduce #1 on tp: rank \d has \((1024|2048),\) float32, rank \d has"
     with fails(ranks, RankError, line, 2.0) as message:
         ranks.run(programs.shapes_differ)
     assert re.search(r"rank 1 has \(2048,\) float32", message[0])
@@ -128,13 +116,9 @@ def test_f9_the_order_of_operations_differs(ranks: Ranks) -> None:
     assert re.search(r"rank [023] calls all_reduce \(8,\) float32", message[0])
 
 
-def test_f30_a_slow_rank_is_named_and_the_run_succeeds(
-    ranks: Ranks, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_f30_a_slow_rank_is_named_and_the_run_succeeds(ranks: Ranks, capsys: pytest.CaptureFixture[str]) -> None:
     assert ranks.run(programs.works, 0.06, 2, 10.0) == [4.0] * 4
-    assert re.search(
-        r"rank 2 is slow: the others waited \d\.\d s of \d\.\d s for it", capsys.readouterr().out
-    )
+    assert re.search(r"rank 2 is slow: the others waited \d\.\d s of \d\.\d s for it", capsys.readouterr().out)
     assert max(range(4), key=lambda rank: ranks.late_s[rank]) == 2
 
 

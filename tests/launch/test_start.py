@@ -143,9 +143,7 @@ def test_f25_a_disk_that_is_full(own_temp: Path, monkeypatch: pytest.MonkeyPatch
         Ranks(2).run(programs.total)
 
 
-def test_too_little_memory_is_said_before_a_rank_starts(
-    ranks: Ranks, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_too_little_memory_is_said_before_a_rank_starts(ranks: Ranks, monkeypatch: pytest.MonkeyPatch) -> None:
     ranks.close()
     monkeypatch.setattr("shardlab.launch.preflight.available_memory", lambda: int(0.7e9))
     with pytest.raises(LaunchError, match=r"4 ranks need about 1.2 GB .* 0.7 are free.*at most 2 ranks"):

@@ -41,9 +41,7 @@ def _closure() -> Callable[[Mesh], Any]:
         (({"a": [1, threading.Lock()]},), {}, r"argument `seconds\['a'\]\[1\]`"),
     ],
 )
-def test_f26_an_argument_that_cannot_travel(
-    args: tuple[Any, ...], kwargs: dict[str, Any], named: str
-) -> None:
+def test_f26_an_argument_that_cannot_travel(args: tuple[Any, ...], kwargs: dict[str, Any], named: str) -> None:
     client.close_server()
     with pytest.raises(TypeError, match=named):
         Ranks(2).run(programs.sleeps, *args, **kwargs)
@@ -52,9 +50,7 @@ def test_f26_an_argument_that_cannot_travel(
 
 def test_f26_a_variable_of_a_closure() -> None:
     client.close_server()
-    with pytest.raises(
-        TypeError, match=r"`rows`, which <lambda> uses, cannot be sent to the ranks: .*generator"
-    ):
+    with pytest.raises(TypeError, match=r"`rows`, which <lambda> uses, cannot be sent to the ranks: .*generator"):
         Ranks(2).run(_closure())
     assert client._server is None
 
@@ -72,9 +68,7 @@ def test_f26_a_global_of_a_script() -> None:
         except TypeError as error:
             print(error, time.monotonic() - started < 1)
     """
-    done = subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(code)], capture_output=True, text=True, timeout=60
-    )
+    done = subprocess.run([sys.executable, "-c", textwrap.dedent(code)], capture_output=True, text=True, timeout=60)
     assert done.stdout.startswith("`door`, which program uses, cannot be sent to the ranks: "), done.stderr
     assert done.stdout.endswith("True\n")
 
@@ -154,9 +148,7 @@ def test_a_chain_of_exceptions_is_told_whole(ranks: Ranks) -> None:
     with pytest.raises(RankError) as caught:
         ranks.run(program)
     message = str(caught.value)
-    assert (
-        message.index("KeyError: 'missing'") < message.index("led to this one") < message.rindex("ValueError")
-    )
+    assert message.index("KeyError: 'missing'") < message.index("led to this one") < message.rindex("ValueError")
     assert '{}["missing"]' in message, "with the line of source"
 
 
@@ -172,9 +164,7 @@ def test_sys_exit_is_an_error_of_that_rank(ranks: Ranks) -> None:
 
 def test_transfers_come_back_with_the_results(ranks: Ranks) -> None:
     ranks.run(programs.total)
-    assert [[(t.op, t.axis, t.num_bytes) for t in one] for one in ranks.transfers] == [
-        [("all_reduce", "tp", 12)]
-    ] * 4
+    assert [[(t.op, t.axis, t.num_bytes) for t in one] for one in ranks.transfers] == [[("all_reduce", "tp", 12)]] * 4
     ranks.run(lambda mesh: None)
     assert ranks.transfers == [[]] * 4
 

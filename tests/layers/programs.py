@@ -31,9 +31,7 @@ def column(mesh: Mesh, d: int, f: int, bias: bool) -> Pair:
     full_bias = draw(2, f) if bias else None
     whole = torch.nn.functional.linear(x, weight, full_bias)
     held = even_split(f, mesh["tp"].size)[mesh["tp"].rank]
-    return ColumnParallelLinear.from_full(weight, mesh["tp"], full_bias)(x), whole[
-        ..., held.start : held.stop
-    ]
+    return ColumnParallelLinear.from_full(weight, mesh["tp"], full_bias)(x), whole[..., held.start : held.stop]
 
 
 def row(mesh: Mesh, d: int, f: int, bias: bool) -> Pair:

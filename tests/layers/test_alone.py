@@ -46,9 +46,7 @@ def test_other_scalings() -> None:
 @pytest.mark.parametrize("window", [None, 1, 3, 6, 99])
 @pytest.mark.parametrize(("num_new", "num_all"), [(1, 1), (1, 6), (6, 6), (2, 6)])
 @pytest.mark.parametrize("kv_index", [(0, 1), (0, 0, 1, 1), (0, 1, 1), (1, 0), (0, 0)])
-def test_attend_is_the_formula(
-    kv_index: tuple[int, ...], num_new: int, num_all: int, window: int | None
-) -> None:
+def test_attend_is_the_formula(kv_index: tuple[int, ...], num_new: int, num_all: int, window: int | None) -> None:
     torch.manual_seed(0)
     q = torch.randn(2, len(kv_index), num_new, 8)
     k, v = torch.randn(2, 2, num_all, 8), torch.randn(2, 2, num_all, 8)

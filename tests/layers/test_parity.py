@@ -74,9 +74,7 @@ def test_logits(degree: int, vocab: int, ranks: Ranks) -> None:
 @pytest.mark.parametrize("bias", [False, True], ids=["", "bias"])
 @pytest.mark.parametrize(("heads", "kv_heads"), [(4, 4), (9, 3), (6, 2), (5, 1)])
 @pytest.mark.parametrize("degree", DEGREES)
-def test_attention(
-    degree: int, heads: int, kv_heads: int, bias: bool, window: int | None, ranks: Ranks
-) -> None:
+def test_attention(degree: int, heads: int, kv_heads: int, bias: bool, window: int | None, ranks: Ranks) -> None:
     hold(ranks, programs.attention, degree, heads, kv_heads, 8, bias, window)
     d = heads * 8 + 2
     expect(ranks, degree, Transfer("all_reduce", "tp", programs.B * programs.S * d * 4))

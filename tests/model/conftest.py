@@ -1,19 +1,11 @@
-"""One warm pool of four ranks for the folder, and one reference a tiny model."""
+"""One reference a tiny model, for the folder."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import pytest
 from tests.model.tiny import CASES, Reference, build
-
-from shardlab import Ranks
-
-
-@pytest.fixture(scope="package")
-def ranks() -> Iterator[Ranks]:
-    with Ranks(4) as pool:
-        yield pool
 
 
 @pytest.fixture(scope="package")

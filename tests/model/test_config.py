@@ -125,12 +125,7 @@ def test_a_missing_or_enormous_file(tmp_path: Path) -> None:
 
 KEYS = [*LLAMA, "head_dim", "rope_scaling", "rope_parameters", "rope_theta", "eos_token_id", "sliding_window"]
 ANYTHING = st.recursive(
-    st.none()
-    | st.booleans()
-    | st.integers()
-    | st.floats()
-    | st.text(max_size=5)
-    | st.sampled_from(["llama3"]),
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5) | st.sampled_from(["llama3"]),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from([*KEYS, *LLAMA3]), inner),
     max_leaves=6,
 )

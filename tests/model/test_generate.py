@@ -33,9 +33,7 @@ def test_the_stream_is_the_answer(model: Transformer, wanted: Reference) -> None
     assert torch.equal(torch.stack(pieces, dim=1), wanted.greedy[:, :5])
 
 
-def test_an_ended_sequence_repeats_its_end_until_all_have_ended(
-    model: Transformer, wanted: Reference
-) -> None:
+def test_an_ended_sequence_repeats_its_end_until_all_have_ended(model: Transformer, wanted: Reference) -> None:
     first, second = wanted.greedy[0].tolist(), wanted.greedy[1].tolist()
     end, other = first[2], second[6]
     ends = {end, other}

@@ -24,9 +24,7 @@ def test_a_tiny_model_says_what_transformers_says(
     record_property: Callable[[str, object], None],
 ) -> None:
     wanted = reference(name)
-    outcomes: list[Outcome] = ranks.run(
-        outcome, wanted.folder, wanted.token_ids, plan=Plan(tp=degree), timeout_s=100
-    )
+    outcomes: list[Outcome] = ranks.run(outcome, wanted.folder, wanted.token_ids, plan=Plan(tp=degree), timeout_s=100)
     first = outcomes[0]
     record_property("max_logit_drift", float((first.logits - wanted.logits).abs().max()))
     torch.testing.assert_close(first.logits, wanted.logits, atol=1e-5, rtol=1e-4)

@@ -54,9 +54,7 @@ def test_32_tokens_are_those_of_transformers(
 @pytest.mark.parametrize("degree", [1, 3])
 def test_the_program_answers_and_streams(degree: int, smollm2: Path, ranks: Ranks, tmp_path: Path) -> None:
     streamed = tmp_path / "streamed"
-    results = ranks.run(
-        generate, smollm2, PROMPT, 32, stream_to=streamed, plan=Plan(tp=degree), timeout_s=200
-    )
+    results = ranks.run(generate, smollm2, PROMPT, 32, stream_to=streamed, plan=Plan(tp=degree), timeout_s=200)
     assert results[0].text == "The capital of France is Paris." == streamed.read_text()
     assert results[0].token_ids[-1] == 2 and results[0].tokens_per_s > 0
     assert all(result.token_ids == results[0].token_ids for result in results)

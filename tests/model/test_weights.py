@@ -193,9 +193,7 @@ def edited_index(folder: Path, edit: Callable[[dict[str, Any]], object]) -> None
     ],
     ids=["no such file", "outside", "absolute", "unlisted", "ghost", "no map", "not a map"],
 )
-def test_an_index_that_lies(
-    edit: Callable[[Any], object], message: str, sharded: Reference, tmp_path: Path
-) -> None:
+def test_an_index_that_lies(edit: Callable[[Any], object], message: str, sharded: Reference, tmp_path: Path) -> None:
     folder = Path(shutil.copytree(sharded.folder, tmp_path / "model"))
     edited_index(folder, edit)
     with pytest.raises(WeightsError, match=message):
@@ -246,9 +244,7 @@ class Spy:
 
 @pytest.mark.parametrize("name", ["llama-gqa", "llama-mqa", "qwen3-bias"])
 @pytest.mark.parametrize("degree", [1, 2, 3, 4])
-def test_a_rank_reads_only_its_own_slices(
-    name: str, degree: int, reference: Callable[[str], Reference]
-) -> None:
+def test_a_rank_reads_only_its_own_slices(name: str, degree: int, reference: Callable[[str], Reference]) -> None:
     folder, honest = reference(name).folder, safetensors_source._open
     totals = []
     for rank in range(degree):
@@ -262,9 +258,7 @@ def test_a_rank_reads_only_its_own_slices(
         totals.append(sum(read.values()))
     whole = sum(tensor.nbytes for tensor in load_file(folder / SINGLE).values())
     copied = sum(totals) / whole
-    assert (
-        copied == 1 if degree == 1 else 1 <= copied < 1.35
-    )  # norms and shared KV heads are on several ranks
+    assert copied == 1 if degree == 1 else 1 <= copied < 1.35  # norms and shared KV heads are on several ranks
     assert max(totals) < 1.35 * whole / degree
 
 

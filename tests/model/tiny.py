@@ -40,9 +40,7 @@ CASES = {
     "llama-mha-bias": _case("Llama", 6, 6, 16, attention_bias=True, mlp_bias=True),
     "llama-gqa": _case("Llama", 9, 3, 8, tie_word_embeddings=True, rope_parameters=LLAMA3_ROPE),
     "llama-gqa-bias": _case("Llama", 9, 3, 8, attention_bias=True),
-    "llama-linear": _case(
-        "Llama", 4, 2, 8, rope_parameters={"rope_type": "linear", "factor": 4.0, "rope_theta": 1e4}
-    ),
+    "llama-linear": _case("Llama", 4, 2, 8, rope_parameters={"rope_type": "linear", "factor": 4.0, "rope_theta": 1e4}),
     "llama-mqa": _case("Llama", 6, 1, 16, tie_word_embeddings=True),
     "mistral-window": _case("Mistral", 6, 2, 16, sliding_window=7),
     "qwen3": _case("Qwen3", 6, 3, 24, hidden_size=96, tie_word_embeddings=True),

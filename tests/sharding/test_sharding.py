@@ -27,9 +27,7 @@ def holders(parts: tuple[Part, ...]) -> torch.Tensor:
 
 
 @few
-@given(
-    shape=st.lists(st.integers(1, 40), min_size=1, max_size=3), dim=st.integers(0, 2), ranks=st.integers(1, 9)
-)
+@given(shape=st.lists(st.integers(1, 40), min_size=1, max_size=3), dim=st.integers(0, 2), ranks=st.integers(1, 9))
 def test_shard_then_unshard_is_the_tensor(shape: list[int], dim: int, ranks: int) -> None:
     dim %= len(shape)
     full = counted(tuple(shape))

@@ -53,18 +53,13 @@ def reduce_scatter_ring(net: Network, way: int = 1) -> None:
     """Rank r ends up with the sum of chunk r. `way` is +1 to send to the successor, -1 to the predecessor."""
     for step in range(net.size - 1):
         net.round(
-            [
-                (rank, (rank + way) % net.size, net.chunk(rank - way * (step + 1)), add)
-                for rank in range(net.size)
-            ]
+            [(rank, (rank + way) % net.size, net.chunk(rank - way * (step + 1)), add) for rank in range(net.size)]
         )
 
 
 def all_gather_ring(net: Network, way: int = 1) -> None:
     for step in range(net.size - 1):
-        net.round(
-            [(rank, (rank + way) % net.size, net.chunk(rank - way * step), take) for rank in range(net.size)]
-        )
+        net.round([(rank, (rank + way) % net.size, net.chunk(rank - way * step), take) for rank in range(net.size)])
 
 
 def all_reduce_ring(net: Network, way: int = 1) -> None:

@@ -70,9 +70,7 @@ def missing_anchor(decided_by: str, root: Path) -> str:
     return f"{file} has no ({anchor})="
 
 
-@pytest.mark.parametrize(
-    ("number", "decider"), [(claim.id, decider) for claim in CLAIMS for decider in claim.deciders]
-)
+@pytest.mark.parametrize(("number", "decider"), [(claim.id, decider) for claim in CLAIMS for decider in claim.deciders])
 def test_what_decides_a_claim_exists(number: str, decider: str) -> None:
     missing = missing_anchor if decider.startswith("labs/") else missing_test
     assert missing(decider, ROOT) == "", number

@@ -127,9 +127,7 @@ def test_the_matrix_adds_up_to_what_a_rank_sends(op: str, algorithm: str, n: int
     size = n * units
     matrix = traffic_matrix(op, size, n, algorithm)
     sent = [sum(row) for row in matrix]
-    assert max(sent) == pytest.approx(
-        wire_bytes(op, num_bytes=size, world_size=n, algorithm=algorithm), rel=1e-12
-    )
+    assert max(sent) == pytest.approx(wire_bytes(op, num_bytes=size, world_size=n, algorithm=algorithm), rel=1e-12)
     assert all(matrix[rank][rank] == 0 for rank in range(n))
     power_of_two = n & (n - 1) == 0
     if op not in ("broadcast", "send") and (algorithm != "recursive_doubling" or power_of_two):

@@ -31,9 +31,7 @@ def test_a_split_that_makes_no_sense_names_the_value(total: int, parts: int) -> 
 
 
 @given(data=st.data(), kv=st.integers(1, 12), group=st.integers(1, 8))
-def test_kv_heads_are_exactly_those_that_the_query_heads_read(
-    data: st.DataObject, kv: int, group: int
-) -> None:
+def test_kv_heads_are_exactly_those_that_the_query_heads_read(data: st.DataObject, kv: int, group: int) -> None:
     heads = kv * group
     start = data.draw(st.integers(0, heads))
     stop = data.draw(st.integers(start, heads))

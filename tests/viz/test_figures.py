@@ -101,9 +101,7 @@ def _undrawn_ticks(figure: Figure) -> list[Text]:
 def test_is_small_and_says_what_it_shows(name: str) -> None:
     picture = viz.show(FIGURES[name](), alt='Bars "A" < B.')
     assert len(picture.png) < display.MAX_BYTES
-    assert picture._repr_html_().startswith(
-        '<img alt="Bars &quot;A&quot; &lt; B." width="700" src="data:image/png;'
-    )
+    assert picture._repr_html_().startswith('<img alt="Bars &quot;A&quot; &lt; B." width="700" src="data:image/png;')
     assert repr(picture) == 'Figure: Bars "A" < B.'
 
 
@@ -129,11 +127,7 @@ def test_heads_drawn_are_the_heads_held() -> None:
 
 def _filled(ax: object) -> set[tuple[int, int]]:
     """(rank, head) of every coloured cell."""
-    cells = [
-        patch
-        for patch in getattr(ax, "patches", [])
-        if isinstance(patch, Rectangle) and patch.get_width() < 1
-    ]
+    cells = [patch for patch in getattr(ax, "patches", []) if isinstance(patch, Rectangle) and patch.get_width() < 1]
     return {(int(cell.get_y()), int(cell.get_x())) for cell in cells}
 
 
@@ -177,9 +171,7 @@ def test_the_shortest_step_is_marked() -> None:
 
 
 def test_traffic_never_calls_a_trace_nothing() -> None:
-    texts = [
-        text.get_text() for text in viz.traffic([[0, 300, 0], [6_291_456, 0, 0], [0, 0, 0]]).axes[0].texts
-    ]
+    texts = [text.get_text() for text in viz.traffic([[0, 300, 0], [6_291_456, 0, 0], [0, 0, 0]]).axes[0].texts]
     assert texts == ["-", "~0", "0", "6.29", "-", "0", "0", "0", "-"]
 
 

@@ -30,9 +30,7 @@ MODULES = {
 
 
 def main(
-    only: Annotated[
-        list[str] | None, typer.Option(help=f"Only this one; repeatable: {', '.join(MODULES)}.")
-    ] = None,
+    only: Annotated[list[str] | None, typer.Option(help=f"Only this one; repeatable: {', '.join(MODULES)}.")] = None,
     markdown: Annotated[bool, typer.Option(help="Print the table as markdown as well.")] = False,
 ) -> None:
     """Measure the project's claims on this machine, and print one table."""
@@ -63,9 +61,7 @@ def measure(names: Sequence[str]) -> tuple[list[Row], int]:
                 rows += importlib.import_module(f"shardlab.bench.{name}").rows()
             except Exception as error:  # the other benches still have something to say
                 broken += 1
-                rows.append(
-                    Row("", MODULES[name], f"{type(error).__name__}: {error}".partition("\n")[0], "", False)
-                )
+                rows.append(Row("", MODULES[name], f"{type(error).__name__}: {error}".partition("\n")[0], "", False))
             progress.advance(task)
         progress.update(task, description="done")
     return rows, broken

@@ -29,9 +29,7 @@ def rows() -> list[Row]:
         found = []
         for phase, seq in (("prefill of 256 tokens", 256), ("decode, batch 1", 1)):
             for name, (ours, plain) in {"gated MLP": mlp(seq), "attention": attention(seq)}.items():
-                found.append(
-                    _row(f"{name}, {phase}: our layer against plain torch (processor time)", ours, plain)
-                )
+                found.append(_row(f"{name}, {phase}: our layer against plain torch (processor time)", ours, plain))
         return found
 
 
@@ -56,9 +54,7 @@ class PlainAttention(nn.Module):
         self.k, self.v = nn.Linear(D, KV_WIDTH, bias=False), nn.Linear(D, KV_WIDTH, bias=False)
 
     def forward(self, x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
-        q, k, v = (
-            project(x).unflatten(-1, (-1, HEAD_DIM)).transpose(1, 2) for project in (self.q, self.k, self.v)
-        )
+        q, k, v = (project(x).unflatten(-1, (-1, HEAD_DIM)).transpose(1, 2) for project in (self.q, self.k, self.v))
         q, k = (turn(heads, cos, sin) for heads in (q, k))
         out = F.scaled_dot_product_attention(q, k, v, is_causal=x.shape[1] > 1, enable_gqa=True)
         return self.o(out.transpose(1, 2).flatten(2))
@@ -79,9 +75,7 @@ def mlp(seq: int) -> tuple[Work, Work]:
 def attention(seq: int) -> tuple[Work, Work]:
     """(our layer, the same maths in plain torch) on x[1,seq,D], causal."""
     plain, x = PlainAttention(), torch.randn(1, seq, D)
-    ours = Attention.from_full(
-        plain.state_dict(), Axis.single(), num_heads=NUM_HEADS, num_kv_heads=NUM_KV_HEADS
-    )
+    ours = Attention.from_full(plain.state_dict(), Axis.single(), num_heads=NUM_HEADS, num_kv_heads=NUM_KV_HEADS)
     cos, sin = cos_sin(frequencies(HEAD_DIM, 1e4), 0, seq, x.dtype)
     return lambda: ours(x, cos, sin), lambda: plain(x, cos, sin)
 

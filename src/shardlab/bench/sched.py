@@ -44,9 +44,7 @@ def rows() -> list[Row]:
                 rounds=7,
             )
             gain = ratio(timed["default"], timed["batch"]).median_s
-            what = (
-                f"SCHED_BATCH, all_reduce of {num_bytes >> 10} KiB, {NUM_RANKS} ranks on {num_cores()} cores"
-            )
+            what = f"SCHED_BATCH, all_reduce of {num_bytes >> 10} KiB, {NUM_RANKS} ranks on {num_cores()} cores"
             measured = f"{gain:.1f}x: {timed['batch']} against {timed['default']}"
             found.append(Row("C3", what, measured, ">= 2.5x", gain >= 2.5))
     return found

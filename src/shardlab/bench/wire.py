@@ -69,9 +69,7 @@ def _payload_only(ranks: Ranks, op: str, why: str) -> Row:
     for tp in DEGREES:
         ranks.run(collective, op, NUM_BYTES, plan=Plan(tp=tp))
         exact = exact and _payload_is_exact(ranks, op)
-    return Row(
-        "C7", _what(op), f"payload {'equal' if exact else 'WRONG'}; wire not read: {why}", "equal", exact
-    )
+    return Row("C7", _what(op), f"payload {'equal' if exact else 'WRONG'}; wire not read: {why}", "equal", exact)
 
 
 def _payload_is_exact(ranks: Ranks, op: str) -> bool:

@@ -22,7 +22,7 @@ from shardlab.theory.transformer import Shape
 
 DEGREES = (2, 3)
 B, S, F, D, V = 2, 3, 10, 6, 11
-CLOSE = {"atol": 1e-5, "rtol": 1e-4}
+ATOL, RTOL = 1e-5, 1e-4
 
 
 def row_parallel(attempt: Callable[..., torch.Tensor], ranks: Ranks) -> Verdict:
@@ -39,13 +39,9 @@ def row_parallel(attempt: Callable[..., torch.Tensor], ranks: Ranks) -> Verdict:
                 continue
             partial = x[..., cut.start : cut.stop] @ w[:, cut.start : cut.stop].T
             if _same(out, partial + bias) or _same(out, partial):
-                return _hinted(
-                    verdict, "this is one rank's partial sum. Which collective adds the partial sums up?"
-                )
+                return _hinted(verdict, "this is one rank's partial sum. Which collective adds the partial sums up?")
             if _same(out, wanted + (degree - 1) * bias):
-                return _hinted(
-                    verdict, f"it is off by {degree - 1} x bias: every rank added the bias before the sum."
-                )
+                return _hinted(verdict, f"it is off by {degree - 1} x bias: every rank added the bias before the sum.")
             if _same(out, wanted - bias):
                 return _hinted(verdict, "the sum is right; the bias is missing.")
             return verdict
@@ -81,17 +77,13 @@ def vocab_embedding(attempt: Callable[..., torch.Tensor], ranks: Ranks) -> Verdi
                 return _hinted(
                     verdict, "only this rank's own tokens are filled in. Which collective brings in the rest?"
                 )
-            return _hinted(
-                verdict, "a token that another rank holds must add zero here, not somebody else's row."
-            )
+            return _hinted(verdict, "a token that another rank holds must add zero here, not somebody else's row.")
         if [t.op for t in ranks.transfers[0]] != ["all_reduce"]:
             return Verdict(
                 False, f"the output is right at T={degree}, but the transfers were {_listed(ranks.transfers[0])}.",
                 "one all_reduce of the [B,S,D] output is enough.",
             )  # fmt: skip
-    return Verdict(
-        True, "equal to a lookup in the whole table on every rank at T=2 and T=3, with one all_reduce."
-    )
+    return Verdict(True, "equal to a lookup in the whole table on every rank at T=2 and T=3, with one all_reduce.")
 
 
 def forward_bytes(attempt: Callable[..., float], ranks: Ranks) -> Verdict:
@@ -130,13 +122,12 @@ def _missing_term(guess: float, transfers: list[Transfer], shape: Shape, degree:
         if abs(guess - sent_bytes(counted, world_size=degree)) <= 0.5:
             return hint
     if abs(guess - sum(t.num_bytes for t in transfers)) <= 0.5:
-        return "these are the sizes of the tensors; a ring sends 2(T-1)/T of an all_reduce and (T-1)/T of an all_gather."
+        return (
+            "these are the sizes of the tensors; a ring sends 2(T-1)/T of an all_reduce and (T-1)/T of an all_gather."
+        )
     exact_vocab = logits.num_bytes * V // (-(-V // degree) * degree)
     if (
-        abs(
-            guess
-            - sent_bytes([embedding, *layers, Transfer("all_gather", "tp", exact_vocab)], world_size=degree)
-        )
+        abs(guess - sent_bytes([embedding, *layers, Transfer("all_gather", "tp", exact_vocab)], world_size=degree))
         <= 0.5
     ):
         return f"T does not divide V = {V}: every shard of the logits is padded to ceil(V/T) before the all_gather."
@@ -153,22 +144,22 @@ def _run(ranks: Ranks, degree: int, program: Callable[..., Any], *args: Any) -> 
 def _compare(out: object, wanted: torch.Tensor, rank: int, degree: int) -> Verdict | None:
     where = f"rank {rank} of T={degree}"
     if not isinstance(out, torch.Tensor):
-        return Verdict(
-            False, f"{where} returned {type(out).__name__}, not a tensor.", "return the layer's output."
-        )
+        return Verdict(False, f"{where} returned {type(out).__name__}, not a tensor.", "return the layer's output.")
     if out.shape != wanted.shape:
         return Verdict(
             False,
             f"{where} returned shape {tuple(out.shape)}, wanted {tuple(wanted.shape)}.",
             "the whole output, please.",
         )
-    if torch.allclose(out, wanted, **CLOSE):
+    if torch.allclose(out, wanted, atol=ATOL, rtol=RTOL):
         return None
     return Verdict(False, f"{where} is off by up to {(out - wanted).abs().max().item():.2g}.")
 
 
 def _same(out: object, other: torch.Tensor) -> bool:
-    return isinstance(out, torch.Tensor) and out.shape == other.shape and torch.allclose(out, other, **CLOSE)
+    return (
+        isinstance(out, torch.Tensor) and out.shape == other.shape and torch.allclose(out, other, atol=ATOL, rtol=RTOL)
+    )
 
 
 def _hinted(verdict: Verdict, hint: str) -> Verdict:

@@ -25,9 +25,7 @@ class Verdict:
         # Colours that read on a light and on a dark page; the words carry the meaning, not the colour.
         edge = "#2e9e6b" if self.ok else "#c98a1b"
         mark = "✓ right" if self.ok else "… not yet"
-        hint = (
-            f"<div style='margin-top:.3em'><em>Hint.</em> {html.escape(self.hint)}</div>" if self.hint else ""
-        )
+        hint = f"<div style='margin-top:.3em'><em>Hint.</em> {html.escape(self.hint)}</div>" if self.hint else ""
         return (
             f"<div style='border-left:4px solid {edge};padding:.4em .8em;margin:.4em 0'>"
             f"<strong>{mark}</strong>: {html.escape(self.message)}{hint}</div>"

@@ -20,9 +20,7 @@ from shardlab.cli.plain import Mistake, positive
 
 def generate(
     prompt: Annotated[str, typer.Argument(help="What to ask.", show_default=False)],
-    tp: Annotated[
-        int, typer.Option(parser=positive, metavar="INTEGER", help="Ranks that share the model.")
-    ] = 1,
+    tp: Annotated[int, typer.Option(parser=positive, metavar="INTEGER", help="Ranks that share the model.")] = 1,
     model: Annotated[str, typer.Option(help="smollm2, a Hugging Face folder, or a GGUF file.")] = "smollm2",
     max_tokens: Annotated[
         int, typer.Option(parser=positive, metavar="INTEGER", help="Stop after so many new tokens.")
@@ -44,9 +42,7 @@ def generate(
     with _echoed() as pipe, redirect_stdout(sys.stderr), Ranks(tp, timeout_s=limit_s) as ranks:
         # check=False: the program is ours and tested, and the check would cost a little on each of its
         # collectives
-        results = ranks.run(
-            program, str(source), prompt, max_tokens, chat=chat, stream_to=str(pipe), check=False
-        )
+        results = ranks.run(program, str(source), prompt, max_tokens, chat=chat, stream_to=str(pipe), check=False)
     typer.echo()
     answer = results[0]
     typer.echo(

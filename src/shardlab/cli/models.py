@@ -24,9 +24,7 @@ def check(model: str, tp: int) -> None:
     path = Path(model).expanduser()
     if not path.exists():
         names = ", ".join(FETCHABLE)
-        raise Mistake(
-            f"--model {model}: no such file or folder; allowed: {names}, a Hugging Face folder, a .gguf file"
-        )
+        raise Mistake(f"--model {model}: no such file or folder; allowed: {names}, a Hugging Face folder, a .gguf file")
     if path.is_dir():
         _check_heads(path, tp)
 
@@ -50,9 +48,7 @@ def check_shape(shape: Shape, tp: int, max_tokens: int, max_positions: int) -> N
     """The same for a model whose description has been read. Raises ValueError."""
     check_tp(shape, tp)
     if max_tokens >= max_positions:
-        raise Mistake(
-            f"--max-tokens {max_tokens}: the model has {max_positions} positions, the prompt's included"
-        )
+        raise Mistake(f"--max-tokens {max_tokens}: the model has {max_positions} positions, the prompt's included")
 
 
 def _check_heads(folder: Path, tp: int) -> None:
@@ -65,6 +61,4 @@ def _check_heads(folder: Path, tp: int) -> None:
     except (ValueError, AttributeError):
         raise Mistake(f"{config}: not a JSON object") from None
     if isinstance(heads, int) and 0 < heads < tp:
-        raise Mistake(
-            f"--tp {tp}: the model has num_heads={heads}, and a rank needs at least one; allowed: 1..{heads}"
-        )
+        raise Mistake(f"--tp {tp}: the model has num_heads={heads}, and a rank needs at least one; allowed: 1..{heads}")

@@ -65,9 +65,7 @@ def arguments(program: Program, settings: Sequence[str]) -> dict[str, Any]:
 
 def _programs_in(file: Path) -> list[Program]:
     tree = ast.parse(file.read_text(encoding="utf-8"))
-    functions = [
-        node for node in tree.body if isinstance(node, ast.FunctionDef) and not node.name.startswith("_")
-    ]
+    functions = [node for node in tree.body if isinstance(node, ast.FunctionDef) and not node.name.startswith("_")]
     found = [_program(f"{file.stem}.{node.name}", node) for node in functions]
     return [program for program in found if program is not None]
 

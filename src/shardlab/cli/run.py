@@ -21,9 +21,7 @@ if TYPE_CHECKING:
 
 
 def run(
-    program: Annotated[
-        str, typer.Argument(help="MODULE.FUNCTION of shardlab.programs; without one: list them.")
-    ] = "",
+    program: Annotated[str, typer.Argument(help="MODULE.FUNCTION of shardlab.programs; without one: list them.")] = "",
     tp: Annotated[
         int | None,
         typer.Option(parser=positive, metavar="INTEGER", help="Ranks (2). Under torchrun: all of the job's."),
@@ -67,9 +65,7 @@ def _as_one_rank(program: str, tp: int | None, given: dict[str, Any]) -> None:
     """torchrun has started this process as one rank of a job: be that rank, and print what it found."""
     world_size = os.environ["WORLD_SIZE"]
     if tp is not None and str(tp) != world_size:
-        raise Mistake(
-            f"--tp {tp}: torchrun started {world_size} ranks; leave --tp away, or give {world_size}"
-        )
+        raise Mistake(f"--tp {tp}: torchrun started {world_size} ranks; leave --tp away, or give {world_size}")
     from shardlab.launch import torchrun
 
     with torchrun.join() as mesh:
@@ -90,6 +86,4 @@ def _transfers(transfers: list[Transfer]) -> str:
     if not transfers:
         return "nothing sent"
     counts = Counter((transfer.op, transfer.axis, transfer.num_bytes) for transfer in transfers)
-    return ", ".join(
-        f"{n} x {op} on {axis} of {size:,} bytes" for (op, axis, size), n in counts.most_common()
-    )
+    return ", ".join(f"{n} x {op} on {axis} of {size:,} bytes" for (op, axis, size), n in counts.most_common())

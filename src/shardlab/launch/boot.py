@@ -72,9 +72,7 @@ def _settle(rank: int, parent: int, config: dict[str, Any]) -> None:
         WORLD_SIZE=str(config["world_size"]),
         GLOO_SOCKET_IFNAME="lo" if sys.platform == "linux" else "lo0",
     )
-    out = os.open(
-        output_file(config["folder"], rank), os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600
-    )
+    out = os.open(output_file(config["folder"], rank), os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
     null = os.open(os.devnull, os.O_RDONLY)
     for source, target in ((null, 0), (out, 1), (out, 2)):
         os.dup2(source, target)

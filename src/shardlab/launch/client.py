@@ -81,9 +81,7 @@ class Server:
         gone.
         """
         with self._lock:
-            frames.send(
-                self._requests, pickle.dumps(config), (control.fileno(), *(r.fileno() for r in ranks))
-            )
+            frames.send(self._requests, pickle.dumps(config), (control.fileno(), *(r.fileno() for r in ranks)))
 
     def close(self) -> None:
         """End the server: it kills what ranks it has, and removes its folder."""

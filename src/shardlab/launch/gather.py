@@ -22,9 +22,7 @@ _GRACE_S = 0.3  # after the first failure: another rank may have failed before i
 class Gather:
     """The replies of the ranks in `active` to one request, and what went wrong."""
 
-    def __init__(
-        self, control: Channel, ranks: Sequence[Channel], active: Sequence[int], pids: dict[int, int]
-    ) -> None:
+    def __init__(self, control: Channel, ranks: Sequence[Channel], active: Sequence[int], pids: dict[int, int]) -> None:
         self.control, self.ranks, self.active, self.pids = control, ranks, active, pids
         self.replies: dict[int, tuple[Any, ...]] = {}
         self.failures: dict[int, Failure] = {}
@@ -126,9 +124,7 @@ class Gather:
 
     def _hear_end(self, channel: Channel) -> None:
         if channel is self.control:
-            raise LaunchError(
-                "the launch server is gone (killed?), and the ranks with it. Run again: a new one starts"
-            )
+            raise LaunchError("the launch server is gone (killed?), and the ranks with it. Run again: a new one starts")
         self._lost.setdefault(self.ranks.index(channel), time.monotonic())
 
 

@@ -63,9 +63,7 @@ class Live:
                 sock.close()
 
     def gather(self, active: Sequence[int] | None = None) -> Gather:
-        return Gather(
-            self.control, self.ranks, range(self.world_size) if active is None else active, self.pids
-        )
+        return Gather(self.control, self.ranks, range(self.world_size) if active is None else active, self.pids)
 
     @property
     def healthy(self) -> bool:

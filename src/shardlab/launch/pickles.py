@@ -48,9 +48,7 @@ def dumps(obj: Any) -> bytes:
     return buffer.getvalue()
 
 
-loads = (
-    pickle.loads
-)  # only ever of what dumps() wrote, over a pipe or a private file between our own processes
+loads = pickle.loads  # only ever of what dumps() wrote, over a pipe or a private file between our own processes
 
 
 def dump_call(program: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> bytes:

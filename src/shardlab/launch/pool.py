@@ -20,9 +20,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-_LARGE_CALL = (
-    1 << 20
-)  # bytes; above it the call is written to a file once, rather than to every rank's socket
+_LARGE_CALL = 1 << 20  # bytes; above it the call is written to a file once, rather than to every rank's socket
 
 
 class Ranks:
@@ -47,9 +45,7 @@ class Ranks:
         self.world_size = world_size
         self.timeout_s = timeout_s
         self.transfers: list[list[Transfer]] = []  # of the last run, one list a rank
-        self.late_s: list[
-            float
-        ] = []  # of the last run: how long the others waited for each rank alone (with check)
+        self.late_s: list[float] = []  # of the last run: how long the others waited for each rank alone (with check)
         self.exit_codes: dict[int, int] = {}  # of the ranks that close() ended
         self._batch, self._wanted = batch, backend
         self._backend: str | None = None
@@ -122,9 +118,7 @@ class Ranks:
             live.ranks[rank].write()
         gather, started = live.gather(active), time.monotonic()
         try:
-            good = gather.wait(
-                deadline, lambda done: report.left_early(live.rows(run, plan.world_size), done)
-            )
+            good = gather.wait(deadline, lambda done: report.left_early(live.rows(run, plan.world_size), done))
         finally:
             live.print_output()
             if isinstance(where, str):

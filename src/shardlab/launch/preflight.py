@@ -30,16 +30,10 @@ def choose_backend(world_size: int, backend: str | None = None) -> tuple[str, st
         return "nccl", f"{ranks} on NCCL, one GPU each"
     if backend == "nccl":
         has = "this torch has no NCCL" if not dist.is_nccl_available() else f"there are {num_gpus} GPUs"
-        raise LaunchError(
-            f"NCCL needs one GPU a rank: {world_size} ranks, and {has}. backend='gloo' runs on the CPU"
-        )
+        raise LaunchError(f"NCCL needs one GPU a rank: {world_size} ranks, and {has}. backend='gloo' runs on the CPU")
     if num_gpus == 0:
         return "gloo", f"{ranks} on gloo (CPU): no GPU here"
-    reason = (
-        f"{num_gpus} GPU{'s' if num_gpus > 1 else ''}"
-        if dist.is_nccl_available()
-        else "this torch has no NCCL"
-    )
+    reason = f"{num_gpus} GPU{'s' if num_gpus > 1 else ''}" if dist.is_nccl_available() else "this torch has no NCCL"
     return "gloo", f"{ranks} on gloo (CPU): {ranks} but {reason}"
 
 
@@ -50,18 +44,14 @@ def make_root() -> str:
     try:
         return tempfile.mkdtemp(prefix=PREFIX)
     except OSError as error:
-        raise LaunchError(
-            f"no temporary folder can be written: {error}. Set TMPDIR to a folder that can"
-        ) from None
+        raise LaunchError(f"no temporary folder can be written: {error}. Set TMPDIR to a folder that can") from None
 
 
 def check_room(world_size: int, backend: str, folder: str) -> None:
     """Raises LaunchError when memory, disk or (for NCCL) shared memory would not carry `world_size` ranks."""
     free = shutil.disk_usage(folder).free
     if free < 16 * 1024**2:
-        raise LaunchError(
-            f"{free / 1e6:.0f} MB left on the disk of {folder}. Free some, or set TMPDIR to another disk"
-        )
+        raise LaunchError(f"{free / 1e6:.0f} MB left on the disk of {folder}. Free some, or set TMPDIR to another disk")
     available, needed = available_memory(), _GB_PER_RANK * 1e9 * world_size
     if available is not None and available < needed:
         most = int(available / (_GB_PER_RANK * 1e9))

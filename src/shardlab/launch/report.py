@@ -68,16 +68,12 @@ def timed_out(
     culprits = absent(rows, missing)
     lines = [f"{_ranks(missing)} had not finished after {timeout_s:g} s"]
     for waiting, come, gone in culprits:
-        lines.append(
-            f"{_ranks(gone)} did not enter {waiting}, which {_ranks(come)} wait{'s' * (len(come) == 1)} in"
-        )
+        lines.append(f"{_ranks(gone)} did not enter {waiting}, which {_ranks(come)} wait{'s' * (len(come) == 1)} in")
     if not culprits:
         lines += _waiting(rows, except_ranks=set())
     for rank in missing:
         lines += ["", f"rank {rank}: {_where(rows, rank)}", stacks[rank]]
-    blamed = [rank for _, _, gone in culprits for rank in gone] or [
-        r for r in missing if "stopped" in stacks[r]
-    ]
+    blamed = [rank for _, _, gone in culprits for rank in gone] or [r for r in missing if "stopped" in stacks[r]]
     order = list(dict.fromkeys([*blamed, *missing]))
     now = time.monotonic()
     return RankTimeout("\n".join(lines), [Failure(r, now, "late", _where(rows, r)) for r in order])
@@ -162,9 +158,7 @@ def _stacks(ranks: Sequence[int], pids: dict[int, int], folder: str) -> dict[int
 def _trim(stack: str) -> str:
     """Without the frames that start a rank: the server's, and the boot's."""
     own = (server.__file__, boot.__file__, *_PLUMBING, "<string>")
-    return "\n".join(
-        line for line in stack.rstrip().splitlines() if not any(f'"{name}"' in line for name in own)
-    )
+    return "\n".join(line for line in stack.rstrip().splitlines() if not any(f'"{name}"' in line for name in own))
 
 
 def process_state(pid: int) -> str:

@@ -35,9 +35,7 @@ from shardlab.launch import frames
 PRELOAD = ("torch", "torch.distributed", "numpy", "cloudpickle", "shardlab.launch.boot")
 PREFIX = "shardlab-"  # of the private folders in the temp folder
 LOCK = "lock"  # held by the server that owns the folder
-_PARENT_CHECK_S = (
-    0.5  # the kernel's end is seen at once by its socket; this is for when a child of it holds that open
-)
+_PARENT_CHECK_S = 0.5  # the kernel's end is seen at once by its socket; this is for when a child of it holds that open
 _SWEEP_AGE_S = 60.0
 
 

@@ -1,6 +1,6 @@
 """The same programs under torchrun, on one machine or many: torch.distributed's own rendezvous, nothing of ours.
 
-    torchrun --nnodes=2 --nproc-per-node=8 -m shardlab run tensor.mlp_forward
+`torchrun --nnodes=2 --nproc-per-node=8 -m shardlab run tensor.mlp_forward` runs lab 03's MLP on sixteen ranks.
 """
 
 from __future__ import annotations

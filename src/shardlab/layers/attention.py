@@ -56,9 +56,7 @@ class Attention(nn.Module):
         self.k_norm = RMSNorm(head_dim, qk_norm_eps, dtype=dtype, device=device) if norms else None
 
     @classmethod
-    def from_full(
-        cls, full: Mapping[str, torch.Tensor], axis: Axis, *, num_heads: int, num_kv_heads: int
-    ) -> Attention:
+    def from_full(cls, full: Mapping[str, torch.Tensor], axis: Axis, *, num_heads: int, num_kv_heads: int) -> Attention:
         """full: q.weight[N*H,D], k.weight[K*H,D], v.weight[K*H,D], o.weight[D,N*H], and their biases or
         none.
         """

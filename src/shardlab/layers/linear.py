@@ -88,8 +88,6 @@ class RowParallelLinear(nn.Module):
 
 def _from_full(cls: type, full_weight: torch.Tensor, axis: Axis, full_bias: torch.Tensor | None):
     d_out, d_in = full_weight.shape
-    layer = cls(
-        d_in, d_out, axis, bias=full_bias is not None, dtype=full_weight.dtype, device=full_weight.device
-    )
+    layer = cls(d_in, d_out, axis, bias=full_bias is not None, dtype=full_weight.dtype, device=full_weight.device)
     load_full(layer, {"weight": full_weight} | ({} if full_bias is None else {"bias": full_bias}))
     return layer

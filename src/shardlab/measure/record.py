@@ -77,8 +77,7 @@ def read(path: str | Path) -> list[dict[str, Value]]:
     if missing:
         raise ValueError(f"{path.name} has no column {', '.join(missing)}: where is it from?")
     return [
-        {name: text if name in PROVENANCE_COLUMNS else _number(text) for name, text in line.items()}
-        for line in lines
+        {name: text if name in PROVENANCE_COLUMNS else _number(text) for name, text in line.items()} for line in lines
     ]
 
 
@@ -108,9 +107,7 @@ def read_published(path: str | Path) -> list[Published]:
     path = Path(path)
     header, lines = _read_lines(path)
     if tuple(header) != PUBLISHED_COLUMNS:
-        raise ValueError(
-            f"{path.name} has columns {', '.join(header)}; expected {', '.join(PUBLISHED_COLUMNS)}"
-        )
+        raise ValueError(f"{path.name} has columns {', '.join(header)}; expected {', '.join(PUBLISHED_COLUMNS)}")
     rows = []
     for number, line in enumerate(lines, start=2):
         try:

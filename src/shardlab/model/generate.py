@@ -30,9 +30,7 @@ class Sampling:
 
     def __post_init__(self) -> None:
         if not self.temperature > 0:
-            raise ValueError(
-                f"temperature={self.temperature}: a positive number is needed; greedy is the default"
-            )
+            raise ValueError(f"temperature={self.temperature}: a positive number is needed; greedy is the default")
         if self.top_k is not None and self.top_k < 1:
             raise ValueError(f"top_k={self.top_k}: 1 or more is needed")
 

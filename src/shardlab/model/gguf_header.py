@@ -1,158 +1,90 @@
-"""The header of a GGUF file: metadata and the table of tensors, every length checked before it is believed.
+"""The header of a GGUF file, as the gguf package reads it: metadata, and where each tensor's bytes are.
 
-The gguf package reads headers too, but makes an array of every token of the vocabulary, which takes seconds a
-rank, and trusts what it reads. Format: ggml's docs/gguf.md, versions 2 and 3, little endian.
+Two things are ours. The package makes an array of every token of the vocabulary, which takes a rank two seconds:
+`_Reader` steps over long lists and lists of strings instead. And a damaged file gives a WeightsError, which names the
+tensor where its bytes are not all there.
 """
 
 from __future__ import annotations
 
-import mmap
+import math
 import struct
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
+import numpy as np
+from gguf import GGML_QUANT_SIZES, GGMLQuantizationType, GGUFReader, GGUFValueType, ReaderField, ReaderTensor
 
 from shardlab.model.source import WeightsError
 
-Value = int | float | bool | str | tuple[int | float | bool, ...] | None
-_SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
-_STRING, _ARRAY = 8, 9
-_KEPT_ARRAY = 4096  # longer arrays are vocabularies: skipped
-
-
-@dataclass(frozen=True)
-class Stored:
-    """One tensor: its shape in torch's order (GGUF lists it reversed), its quantization, where its bytes
-    start.
-    """
-
-    shape: tuple[int, ...]
-    kind: GGMLQuantizationType
-    start: int
-
-    @property
-    def block(self) -> tuple[int, int]:
-        """Elements of a block, bytes of a block."""
-        return GGML_QUANT_SIZES[self.kind]
+MAGIC = b"GGUF"
+_KEPT = 4096  # longer lists are vocabularies
 
 
 @dataclass(frozen=True)
 class Header:
-    """Metadata by key (long arrays and arrays of strings: None), tensors by name."""
+    """Metadata by key (long lists and lists of strings are left out), tensors by name.
 
-    metadata: dict[str, Value]
-    tensors: dict[str, Stored]
+    A tensor's `data` is a view of the file: nothing is read before it is looked at.
+    """
+
+    metadata: dict[str, Any]
+    tensors: dict[str, ReaderTensor]
 
 
 def read_header(path: Path) -> Header:
-    """Raises WeightsError for a file that is not GGUF, is cut short, or whose header points outside the
-    file.
-    """
+    """Raises WeightsError for a file that is not GGUF, is cut short, or whose header points outside the file."""
     try:
-        with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-            return _Cursor(path, data).header()
-    except (OSError, ValueError) as error:
-        if isinstance(error, WeightsError):
-            raise
-        raise WeightsError(path, f"not a GGUF file: {error}") from None
+        with path.open("rb") as file:
+            if file.read(len(MAGIC)) != MAGIC:
+                raise WeightsError(path, "neither a model folder nor a GGUF file (it does not begin with GGUF)")
+        reader = _Reader(path)
+        metadata = {name: field.contents() for name, field in reader.fields.items() if field.data}
+    except WeightsError:
+        raise
+    except _CutShort as error:
+        reason = "its bytes lie beyond the end of the file: the file is cut short"
+        raise WeightsError(path, reason, str(error)) from None
+    except IndexError:  # a read beyond the end
+        raise WeightsError(path, "not a sound GGUF file: its header is cut short") from None
+    except (OSError, ValueError, KeyError, TypeError, OverflowError, ArithmeticError) as error:
+        raise WeightsError(path, f"not a sound GGUF file: {error}") from None
+    return Header(metadata, {tensor.name: tensor for tensor in reader.tensors})
 
 
-class _Cursor:
-    """Reads forward through the header, never past the end of the file."""
+class _CutShort(Exception):
+    """Of a tensor, by its name."""
 
-    def __init__(self, path: Path, data: mmap.mmap) -> None:
-        self.path, self.data, self.at, self.size = path, data, 0, len(data)
 
-    def header(self) -> Header:
-        if self.data[:4] != b"GGUF":
-            raise WeightsError(
-                self.path, "neither a model folder nor a GGUF file (it does not begin with GGUF)"
-            )
-        self.at = 4
-        version = self.number("I")
-        if version not in (2, 3):
-            raise WeightsError(self.path, f"GGUF version {version}; supported: 2, 3")
-        num_tensors, num_values = self.number("Q"), self.number("Q")
-        metadata: dict[str, Value] = {}
-        for _ in range(num_values):
-            key = self.string()
-            metadata[key] = self.value(self.number("I"))
-        entries = [self.tensor() for _ in range(num_tensors)]
-        alignment = metadata.get("general.alignment", 32)
-        if not isinstance(alignment, int) or alignment < 1:
-            raise WeightsError(self.path, f"general.alignment={alignment!r}")
-        first = -(-self.at // alignment) * alignment
-        tensors: dict[str, Stored] = {}
-        for name, stored in entries:
-            if name in tensors:
-                raise WeightsError(self.path, "listed twice", name)
-            tensors[name] = self.placed(name, Stored(stored.shape, stored.kind, first + stored.start))
-        return Header(metadata, tensors)
+class _Reader(GGUFReader):
+    def _build_tensors(self, start_offs: int, fields: list[ReaderField]) -> None:
+        for field in fields:
+            *_, dims, kind, offset = field.parts
+            elements, size = GGML_QUANT_SIZES[GGMLQuantizationType(int(kind[0]))]
+            stop = start_offs + int(offset[0]) + math.prod(map(int, dims)) // elements * size
+            if stop > len(self.data):
+                raise _CutShort(field.name)
+        super()._build_tensors(start_offs, fields)
 
-    def tensor(self) -> tuple[str, Stored]:
-        name = self.string()
-        num_dims = self.number("I")
-        if not 1 <= num_dims <= 4:
-            raise WeightsError(self.path, f"{num_dims} dims", name)
-        shape = tuple(self.number("Q") for _ in range(num_dims))[::-1]
-        kind, start = self.number("I"), self.number("Q")
-        if kind not in GGMLQuantizationType.__members__.values():
-            raise WeightsError(self.path, f"unknown quantization {kind}", name)
-        return name, Stored(shape, GGMLQuantizationType(kind), start)
-
-    def placed(self, name: str, stored: Stored) -> Stored:
-        elements, size = stored.block
-        total = 1
-        for length in stored.shape:
-            total *= length
-        if stored.shape[-1] % elements:
-            raise WeightsError(
-                self.path, f"rows of {stored.shape[-1]} do not fill blocks of {elements}", name
-            )
-        if stored.start + total // elements * size > self.size:
-            raise WeightsError(
-                self.path, "its bytes lie beyond the end of the file: the file is cut short", name
-            )
-        return stored
-
-    def number(self, kind: str) -> int:
-        return int(self.scalar(kind))
-
-    def scalar(self, kind: str) -> int | float | bool:
-        (value,) = struct.unpack_from(f"<{kind}", self.data, self.take(struct.calcsize(f"<{kind}")))
-        return value
-
-    def string(self) -> str:
-        length = self.number("Q")
-        start = self.take(length)
-        return self.data[start : start + length].decode("utf-8", errors="replace")
-
-    def value(self, kind: int) -> Value:
-        if kind == _STRING:
-            return self.string()
-        if kind == _ARRAY:
-            return self.array(self.number("I"), self.number("Q"))
-        if kind not in _SCALARS:
-            raise WeightsError(self.path, f"metadata of unknown type {kind} at byte {self.at}")
-        return self.scalar(_SCALARS[kind])
-
-    def array(self, kind: int, count: int) -> Value:
-        if kind == _STRING:
-            for _ in range(count):
-                self.take(self.number("Q"))
-            return None
-        if kind not in _SCALARS:
-            raise WeightsError(self.path, f"metadata array of unsupported type {kind} at byte {self.at}")
-        start = self.take(count * struct.calcsize(f"<{_SCALARS[kind]}"))
-        if count > _KEPT_ARRAY:
-            return None
-        return struct.unpack_from(f"<{count}{_SCALARS[kind]}", self.data, start)
-
-    def take(self, num_bytes: int) -> int:
-        """Step over bytes and say where they start."""
-        start = self.at
-        if num_bytes > self.size - start:
-            raise WeightsError(self.path, f"cut short: the header asks for {num_bytes} bytes at byte {start}")
-        self.at = start + num_bytes
-        return start
+    def _get_field_parts(self, orig_offs: int, raw_type: int) -> tuple[int, list[Any], list[int], list[GGUFValueType]]:
+        if raw_type != GGUFValueType.ARRAY:
+            return super()._get_field_parts(orig_offs, raw_type)
+        kind = int.from_bytes(self.data[orig_offs : orig_offs + 4].tobytes(), "little")
+        count = int.from_bytes(self.data[orig_offs + 4 : orig_offs + 12].tobytes(), "little")
+        end = len(self.data)
+        skipped = [GGUFValueType.ARRAY]
+        if kind != GGUFValueType.STRING:
+            item = self.gguf_scalar_to_np.get(GGUFValueType(kind))
+            if item is None or count > end - orig_offs:
+                raise ValueError(f"a list of {count} of type {kind} in its metadata")
+            if count <= _KEPT:
+                return super()._get_field_parts(orig_offs, raw_type)
+            return 12 + count * np.dtype(item).itemsize, [], [], skipped
+        data, at = memoryview(self.data), orig_offs + 12
+        for _ in range(count):
+            if at + 8 > end:
+                raise IndexError
+            (length,) = struct.unpack_from("<Q", data, at)
+            at += 8 + length
+        return at - orig_offs, [], [], skipped

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from gguf import GGML_QUANT_SIZES
 from gguf.quants import dequantize
 
 from shardlab.layers.rope import DividedBy, LinearScaling, Scaling
@@ -30,8 +31,8 @@ class GGUFSource:
     def __init__(self, path: Path) -> None:
         self.path = path
         self._header = read_header(path)
-        self._bytes = np.memmap(path, dtype=np.uint8, mode="r")
-        self.shapes = {name: stored.shape for name, stored in self._header.tensors.items()}
+        # GGUF lists a shape the other way round
+        self.shapes = {name: tuple(map(int, stored.shape[::-1])) for name, stored in self._header.tensors.items()}
         self.config = _config(path, self._header, self._rope_divisors())
         self._permuted = self._header.metadata["general.architecture"] == "llama"
 
@@ -55,24 +56,23 @@ class GGUFSource:
         dequantizing.
         """
         stored = self._header.tensors[name]
-        elements, size = stored.block
-        columns = stored.shape[-1]
-        rows = 1 if len(stored.shape) == 1 else stored.shape[0]
-        data = self._bytes[stored.start : stored.start + rows * (columns // elements) * size]
-        blocks = data.reshape(rows, columns // elements, size)
+        kind = stored.tensor_type
+        elements, size = GGML_QUANT_SIZES[kind]
+        columns = self.shapes[name][-1]
+        rows = stored.data.reshape(-1, stored.data.shape[-1]).view(np.uint8)  # [rows, bytes of a row]
         first, last = 0, columns
-        if part.dim == len(stored.shape) - 1:
+        if part.dim == len(part.full_shape) - 1:
             first, last = part.held.start, part.held.stop
         elif part.dim == 0:
-            blocks = blocks[part.held.start : part.held.stop]
+            rows = rows[part.held.start : part.held.stop]
         first_block, last_block = first // elements, -(-last // elements)
-        wanted = np.ascontiguousarray(blocks[:, first_block:last_block])
+        wanted = np.ascontiguousarray(rows[:, first_block * size : last_block * size])
         if wanted.size == 0:
             return torch.empty(part.local_shape)
         try:
-            full = dequantize(wanted.reshape(wanted.shape[0], -1), stored.kind)
+            full = dequantize(wanted, kind)
         except NotImplementedError:
-            raise WeightsError(self.path, f"quantization {stored.kind.name} is not supported", name) from None
+            raise WeightsError(self.path, f"quantization {kind.name} is not supported", name) from None
         start = first - first_block * elements
         local = torch.from_numpy(np.require(full[:, start : start + last - first], np.float32, ["C", "W"]))
         return local.reshape(part.local_shape)
@@ -81,7 +81,7 @@ class GGUFSource:
         stored = self._header.tensors.get(ROPE_DIVISORS)
         if stored is None:
             return None
-        return DividedBy(tuple(self._dequantized(ROPE_DIVISORS, Part(stored.shape)).flatten().tolist()))
+        return DividedBy(tuple(self._dequantized(ROPE_DIVISORS, Part(self.shapes[ROPE_DIVISORS])).flatten().tolist()))
 
 
 def _halves_from_neighbours(local: torch.Tensor, head_dim: int) -> torch.Tensor:
@@ -114,7 +114,7 @@ def _config(path: Path, header: Header, divisors: Scaling | None) -> ModelConfig
             num_heads=num_heads,
             num_kv_heads=read.count(f"{arch}.attention.head_count_kv", num_heads),
             head_dim=head_dim,
-            vocab_size=embedding.shape[0] if embedding else read.count(f"{arch}.vocab_size"),
+            vocab_size=int(embedding.shape[-1]) if embedding else read.count(f"{arch}.vocab_size"),
             tied_embeddings="output.weight" not in header.tensors,
             attention_bias="blk.0.attn_q.bias" in header.tensors,
             mlp_bias="blk.0.ffn_up.bias" in header.tensors,

@@ -26,11 +26,7 @@ _IN_LAYER = {
 def hugging_face(name: str) -> str:
     """layers.3.attention.q.weight -> model.layers.3.self_attn.q_proj.weight."""
     layer, module, kind = _parse(name)
-    return (
-        f"{_TOP[module][0]}.{kind}"
-        if layer is None
-        else f"model.layers.{layer}.{_IN_LAYER[module][0]}.{kind}"
-    )
+    return f"{_TOP[module][0]}.{kind}" if layer is None else f"model.layers.{layer}.{_IN_LAYER[module][0]}.{kind}"
 
 
 def gguf(name: str) -> str:

@@ -54,9 +54,7 @@ class Block(nn.Module):
         self.mlp_norm = RMSNorm(shape.d_model, eps, dtype=dtype, device=device)
         self.mlp = MLP(shape.d_model, shape.d_ff, axis, bias=shape.mlp_bias, dtype=dtype, device=device)
 
-    def forward(
-        self, x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, cache: LayerCache | None
-    ) -> torch.Tensor:
+    def forward(self, x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, cache: LayerCache | None) -> torch.Tensor:
         x = x + self.attention(self.attention_norm(x), cos, sin, cache)
         return x + self.mlp(self.mlp_norm(x))
 
@@ -82,12 +80,8 @@ class Transformer(nn.Module):
         self.config = config
         self.axis = axis
         shape = config.shape
-        self.embedding = VocabParallelEmbedding(
-            shape.vocab_size, shape.d_model, axis, dtype=dtype, device=device
-        )
-        self.layers = nn.ModuleList(
-            Block(config, axis, dtype=dtype, device=device) for _ in range(shape.num_layers)
-        )
+        self.embedding = VocabParallelEmbedding(shape.vocab_size, shape.d_model, axis, dtype=dtype, device=device)
+        self.layers = nn.ModuleList(Block(config, axis, dtype=dtype, device=device) for _ in range(shape.num_layers))
         self.norm = RMSNorm(shape.d_model, config.norm_eps, dtype=dtype, device=device)
         self.logits = VocabParallelLogits(shape.vocab_size, shape.d_model, axis, dtype=dtype, device=device)
         self._frequencies = frequencies(shape.head_dim, config.rope_theta, config.rope_scaling)
@@ -177,9 +171,7 @@ class Transformer(nn.Module):
 
     def _check(self, token_ids: torch.Tensor) -> None:
         if token_ids.dim() != 2 or token_ids.dtype not in (torch.int64, torch.int32) or not token_ids.numel():
-            raise ValueError(
-                f"token_ids[B,S] of integers are needed, not {tuple(token_ids.shape)} {token_ids.dtype}"
-            )
+            raise ValueError(f"token_ids[B,S] of integers are needed, not {tuple(token_ids.shape)} {token_ids.dtype}")
         if token_ids.device.type == "cpu":  # on a GPU the look would wait for the device
             low, high = (int(edge) for edge in token_ids.aminmax())
             if low < 0 or high >= self.shape.vocab_size:

@@ -44,9 +44,7 @@ def load(path: Path, mesh: Mesh, dtype: torch.dtype) -> Transformer:
     """
     for name in ("pp", "cp"):
         if mesh[name].size > 1:
-            raise ValueError(
-                f"{name}={mesh[name].size}: a Transformer is split over tp only; {name} must be 1"
-            )
+            raise ValueError(f"{name}={mesh[name].size}: a Transformer is split over tp only; {name} must be 1")
     source = open_source(path)
     layers = source.config.shape.num_layers
     if layers > len(source.shapes):  # or a config that lies would have us build layers for ever
@@ -90,6 +88,4 @@ def _check_finite(local: torch.Tensor, stored_name: str, path: Path) -> None:
     if not torch.isfinite(local.sum(dtype=torch.float64)):
         count = int((~torch.isfinite(local)).sum())
         if count:
-            raise WeightsError(
-                path, f"{count} of the {local.numel()} values read are NaN or infinite", stored_name
-            )
+            raise WeightsError(path, f"{count} of the {local.numel()} values read are NaN or infinite", stored_name)

@@ -33,9 +33,7 @@ class Parity:
         return self.largest_error < 1e-5
 
 
-def linear_pair(
-    mesh: Mesh, batch: int = 2, seq: int = 3, d_model: int = 6, d_ff: int = 10, seed: int = 0
-) -> Parity:
+def linear_pair(mesh: Mesh, batch: int = 2, seq: int = 3, d_model: int = 6, d_ff: int = 10, seed: int = 0) -> Parity:
     """x[B,S,D] . up[D,F_tp] -> h[B,S,F_tp] . down[F_tp,D] -> [B,S,D]{tp} -> all_reduce. One transfer for both."""
     tp = mesh["tp"]
     full = random_tensors({"x": (batch, seq, d_model), "up": (d_ff, d_model), "down": (d_model, d_ff)}, seed)
@@ -45,9 +43,7 @@ def linear_pair(
     return Parity(_error(y, wanted), {"x": (*full["x"].shape,), "h": (*h.shape,), "y": (*y.shape,)})
 
 
-def gather_between(
-    mesh: Mesh, batch: int = 2, seq: int = 3, d_model: int = 6, d_ff: int = 10, seed: int = 0
-) -> Parity:
+def gather_between(mesh: Mesh, batch: int = 2, seq: int = 3, d_model: int = 6, d_ff: int = 10, seed: int = 0) -> Parity:
     """The same two products, both split by columns: h must be gathered between them, and y after them."""
     tp = mesh["tp"]
     full = random_tensors({"x": (batch, seq, d_model), "up": (d_ff, d_model), "down": (d_model, d_ff)}, seed)
@@ -57,9 +53,7 @@ def gather_between(
     return Parity(_error(y, wanted), {"x": (*full["x"].shape,), "h": (*h.shape,), "y": (*y.shape,)})
 
 
-def mlp_forward(
-    mesh: Mesh, batch: int = 2, seq: int = 3, d_model: int = 6, d_ff: int = 10, seed: int = 0
-) -> Parity:
+def mlp_forward(mesh: Mesh, batch: int = 2, seq: int = 3, d_model: int = 6, d_ff: int = 10, seed: int = 0) -> Parity:
     """The gated MLP on T ranks against the same MLP on one."""
     tp = mesh["tp"]
     sizes = {"gate.weight": (d_ff, d_model), "up.weight": (d_ff, d_model), "down.weight": (d_model, d_ff)}
@@ -107,9 +101,7 @@ def all_reduce(mesh: Mesh, num_bytes: int, dtype: str = "float32") -> list[Trans
     return list(mesh.recorder.transfers)
 
 
-def layer_forward(
-    mesh: Mesh, batch: int, seq: int, d_model: int, d_ff: int, dtype: str = "float32"
-) -> list[Transfer]:
+def layer_forward(mesh: Mesh, batch: int, seq: int, d_model: int, d_ff: int, dtype: str = "float32") -> list[Transfer]:
     """One MLP at its real size, for its bytes: zeros weigh as much as numbers on the wire, and cost less to make."""
     kind = torch_dtype(dtype)
     mlp = MLP(d_model, d_ff, mesh["tp"], dtype=kind, device=mesh.device)
@@ -131,9 +123,7 @@ def gather_columns(local: torch.Tensor, width: int, axis: Axis) -> torch.Tensor:
     padded = torch.nn.functional.pad(local, (0, most - local.shape[-1]))
     shards = comm.all_gather(padded, axis).split(most, dim=-1)
     short = axis.size * most - width
-    return torch.cat(
-        [s[..., : most - (short > 0 and i >= axis.size - short)] for i, s in enumerate(shards)], dim=-1
-    )
+    return torch.cat([s[..., : most - (short > 0 and i >= axis.size - short)] for i, s in enumerate(shards)], dim=-1)
 
 
 def torch_dtype(name: str) -> torch.dtype:

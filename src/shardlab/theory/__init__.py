@@ -39,9 +39,7 @@ __all__ = [
 
 def __getattr__(name: str) -> ModuleType:
     if name not in __all__:
-        raise AttributeError(
-            f"module 'shardlab.theory' has no attribute {name!r}; it has {', '.join(__all__)}"
-        )
+        raise AttributeError(f"module 'shardlab.theory' has no attribute {name!r}; it has {', '.join(__all__)}")
     return importlib.import_module(f"shardlab.theory.{name}")
 
 

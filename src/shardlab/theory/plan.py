@@ -30,9 +30,7 @@ class Plan:
         if (self.dp * self.cp * self.tp) % self.ep:
             ranks = self.dp * self.cp * self.tp
             divisors = ", ".join(str(degree) for degree in range(1, ranks + 1) if ranks % degree == 0)
-            raise ValueError(
-                f"ep={self.ep} does not divide dp * cp * tp = {ranks}; degrees that work: {divisors}"
-            )
+            raise ValueError(f"ep={self.ep} does not divide dp * cp * tp = {ranks}; degrees that work: {divisors}")
 
     @property
     def world_size(self) -> int:

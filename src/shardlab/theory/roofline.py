@@ -11,9 +11,7 @@ from shardlab.theory.plan import Plan
 from shardlab.theory.transformer import Shape
 
 
-def flops(
-    shape: Shape, tp: int, *, batch: int, seq: int, past: int = 0, logit_positions: int | None = None
-) -> float:
+def flops(shape: Shape, tp: int, *, batch: int, seq: int, past: int = 0, logit_positions: int | None = None) -> float:
     """FLOPs of the busiest rank for one forward of `seq` new tokens after `past` cached ones (prefill:
     past=0).
 
@@ -100,8 +98,7 @@ def forward_times(
     return Times(
         math_s=flops(shape, tp, batch=batch, seq=seq, past=past, logit_positions=logit_positions)
         / accelerator.bf16_flops,
-        hbm_s=hbm_bytes(shape, tp, batch=batch, seq=seq, past=past, dtype_bytes=dtype_bytes)
-        / accelerator.hbm_Bps,
+        hbm_s=hbm_bytes(shape, tp, batch=batch, seq=seq, past=past, dtype_bytes=dtype_bytes) / accelerator.hbm_Bps,
         comms_s=comms_s(transfers, world_size=tp, link=accelerator.link),
     )
 

@@ -37,9 +37,7 @@ class Bar:
     def percent(self) -> float:
         """How much of the width it fills, 0..100. Values outside low..high fill none or all."""
         if not 0 < self.low < self.high:
-            raise ValueError(
-                f"low={self.low}, high={self.high}: 0 < low < high is needed for a logarithmic bar"
-            )
+            raise ValueError(f"low={self.low}, high={self.high}: 0 < low < high is needed for a logarithmic bar")
         if self.value <= self.low:
             return 0.0
         share = math.log(self.value / self.low) / math.log(self.high / self.low)

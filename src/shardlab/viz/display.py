@@ -57,9 +57,7 @@ def _png(figure: Figure, dpi: int) -> bytes:
     drawn = io.BytesIO()
     figure.savefig(drawn, format="png", dpi=dpi)
     palette = (
-        Image.open(drawn)
-        .convert("RGB")
-        .quantize(_COLORS, method=Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE)
+        Image.open(drawn).convert("RGB").quantize(_COLORS, method=Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE)
     )
     small = io.BytesIO()
     palette.save(small, format="png", optimize=True)

@@ -41,17 +41,13 @@ def _grid(ax: Axes, held: list[range] | tuple[range, ...], total: int) -> None:
         ax.add_patch(Rectangle((0, rank + 0.08), total, 0.84, facecolor="#f3f3f3", edgecolor="none"))
         for head in part:
             color = rank_color(rank)
-            cell = Rectangle(
-                (head + 0.04, rank + 0.08), 0.92, 0.84, facecolor=color, edgecolor="white", linewidth=0.6
-            )
+            cell = Rectangle((head + 0.04, rank + 0.08), 0.92, 0.84, facecolor=color, edgecolor="white", linewidth=0.6)
             if copies[head] > 1:  # more than one rank holds it
                 cell.set_hatch("///")
                 cell.set_hatch_linewidth(0.8)
             ax.add_patch(cell)
             if numbered:
-                label = ax.text(
-                    head + 0.5, rank + 0.5, str(head), ha="center", va="center", color=ink_on(color)
-                )
+                label = ax.text(head + 0.5, rank + 0.5, str(head), ha="center", va="center", color=ink_on(color))
                 if copies[head] > 1:  # the hatch would run through the number
                     label.set_bbox({"boxstyle": "circle,pad=0.15", "facecolor": color, "edgecolor": "none"})
     ax.set_xlim(0, total)

@@ -27,9 +27,7 @@ def kv_cache(
     bytes_per_kv_head: 2 * L * H * tokens * dtype_bytes. Raises ValueError for max_tp outside 1..num_heads.
     """
     if not 1 <= max_tp <= num_heads:
-        raise ValueError(
-            f"max_tp={max_tp} cannot split num_heads={num_heads}: degrees that work: 1..{num_heads}"
-        )
+        raise ValueError(f"max_tp={max_tp} cannot split num_heads={num_heads}: degrees that work: 1..{num_heads}")
     degrees = list(range(1, max_tp + 1))
     fullest = [bytes_per_kv_head * fullest_rank(num_heads, num_kv_heads, tp) for tp in degrees]
     even = [bytes_per_kv_head * num_kv_heads / tp for tp in degrees]

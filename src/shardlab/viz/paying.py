@@ -36,9 +36,7 @@ def decode_step(
     for ax, (name, sent_s) in zip(axes, all_reduce_s.items(), strict=True):
         _panel(ax, name, degrees, read_s, sent_s)
     axes[0].set_ylabel(ylabel)
-    tallest = max(
-        read + sent for values in all_reduce_s.values() for read, sent in zip(read_s, values, strict=True)
-    )
+    tallest = max(read + sent for values in all_reduce_s.values() for read, sent in zip(read_s, values, strict=True))
     axes[0].set_ylim(0, 1.18 * tallest)
     axes[0].yaxis.set_major_formatter(FuncFormatter(seconds_tick))
     handles, labels = axes[0].get_legend_handles_labels()
@@ -46,9 +44,7 @@ def decode_step(
     return figure
 
 
-def _panel(
-    ax: Axes, name: str, degrees: Sequence[int], read_s: Sequence[float], sent_s: Sequence[float]
-) -> None:
+def _panel(ax: Axes, name: str, degrees: Sequence[int], read_s: Sequence[float], sent_s: Sequence[float]) -> None:
     places = range(len(degrees))
     total = [read + sent for read, sent in zip(read_s, sent_s, strict=True)]
     ax.bar(places, read_s, 0.66, color=PETROFF[0], label="reading a rank's weights from memory")

@@ -108,9 +108,7 @@ def _columns(ax: Axes, left: float, top: float, height: float, d_ff: int, tp: in
 
 def _box(ax: Axes, left: float, top: float, width: float, height: float, color: str, label: str) -> None:
     ax.add_patch(Rectangle((left, top), width, height, facecolor=color, edgecolor="white", linewidth=1.2))
-    ax.text(
-        left + width / 2, top + height / 2, label, ha="center", va="center", fontsize=10, color=ink_on(color)
-    )
+    ax.text(left + width / 2, top + height / 2, label, ha="center", va="center", fontsize=10, color=ink_on(color))
 
 
 def _below(ax: Axes, left: float, top: float, width: float, text: str) -> None:

@@ -26,9 +26,7 @@ def traffic(
     """
     sheets = [_square(measured)] + ([] if expected is None else [_square(expected)])
     if len({sheet.shape for sheet in sheets}) > 1:
-        raise ValueError(
-            f"measured is {sheets[0].shape} and expected {sheets[1].shape}: the same ranks are needed"
-        )
+        raise ValueError(f"measured is {sheets[0].shape} and expected {sheets[1].shape}: the same ranks are needed")
     top = max(float(sheet.max()) for sheet in sheets) or 1.0
     figure = blank(3.7)
     axes: list[Axes] = list(figure.subplots(1, len(sheets), squeeze=False)[0])
@@ -51,9 +49,7 @@ def _heat(ax: Axes, sheet: NDArray[np.float64], top: float, title: str) -> None:
         red, green, blue, _ = mpl.colormaps[MAP](value / top)
         light = 0.3 * red + 0.59 * green + 0.11 * blue > 0.5
         text = "-" if sender == receiver and not value else _number(value / scale)
-        ax.text(
-            receiver, sender, text, ha="center", va="center", fontsize=9, color="black" if light else "white"
-        )
+        ax.text(receiver, sender, text, ha="center", va="center", fontsize=9, color="black" if light else "white")
     ax.set_xticks(range(len(sheet)))
     ax.set_yticks(range(len(sheet)))
     ax.tick_params(length=0)

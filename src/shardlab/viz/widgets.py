@@ -81,9 +81,7 @@ def _level(
             raise ValueError(f"{budget[1]} frames take more than {MAX_BYTES} bytes: fewer choices, or `bars`")
         return ipywidgets.HTML(value, **shared)  # one Layout for all: each would add 1.5 kB to the page
     name = rest[0]
-    children = [
-        _level(frame, choices, {**chosen, name: value}, sliders, shared, budget) for value in choices[name]
-    ]
+    children = [_level(frame, choices, {**chosen, name: value}, sliders, shared, budget) for value in choices[name]]
     stack = ipywidgets.Stack(children, selected_index=0, layout=shared["layout"])
     ipywidgets.jslink((sliders[name], "index"), (stack, "selected_index"))
     return stack
