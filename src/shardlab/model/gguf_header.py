@@ -81,7 +81,7 @@ class _Reader(GGUFReader):
             if count <= _KEPT:
                 return super()._get_field_parts(orig_offs, raw_type)
             return 12 + count * np.dtype(item).itemsize, [], [], skipped
-        data, at = memoryview(self.data), orig_offs + 12
+        data, at = self.data.data, orig_offs + 12
         for _ in range(count):
             if at + 8 > end:
                 raise IndexError

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 
 import psutil
 import torch
+import torch.nn.functional as F
 
 from shardlab import comm
 from shardlab.mesh import Axis, Mesh
@@ -29,7 +30,7 @@ class Rates:
     """One rank's rates among T busy ranks."""
 
     flops: float  # fp32 FLOP/s in a matrix product of prefill size
-    read_Bps: float  # bytes of weights a second in a matrix-vector product, larger than the caches
+    read_Bps: float  # bytes of weights a second in a matrix-vector product, of weights larger than the caches
     small_all_reduce_s: float  # an all_reduce of `small_bytes`: latency and nothing else
     large_all_reduce_s: float  # an all_reduce of `large_bytes`
     small_bytes: int
@@ -64,7 +65,9 @@ def calibrate(mesh: Mesh, small_bytes: int = 2304, large_bytes: int = 4 << 20) -
     """Medians of ROUNDS rounds, each started together. Takes about a second on two cores."""
     tp = mesh["tp"]
     x, w = torch.randn(128, 1024, device=mesh.device), torch.randn(1024, 1024, device=mesh.device)
-    one, weights = torch.randn(1, 4096, device=mesh.device), torch.randn(4096, 4096, device=mesh.device)
+    # Four times 64 MiB: a model's weights do not fit into a cache either. Filled, so that the pages are real.
+    one = torch.randn(1, 4096, device=mesh.device)
+    weights = [torch.full((4096, 4096), 0.5, device=mesh.device) for _ in range(4)]
     small = torch.zeros(small_bytes // 4, device=mesh.device)
     large = torch.zeros(large_bytes // 4, device=mesh.device)
 
@@ -74,7 +77,7 @@ def calibrate(mesh: Mesh, small_bytes: int = 2304, large_bytes: int = 4 << 20) -
 
     return Rates(
         flops=2 * x.shape[0] * w.numel() / many(lambda: x @ w, 24),
-        read_Bps=weights.nbytes / many(lambda: one @ weights, 8),
+        read_Bps=sum(w.nbytes for w in weights) / many(lambda: [F.linear(one, w) for w in weights], 2),
         small_all_reduce_s=many(lambda: comm.all_reduce(small, tp), 16),
         large_all_reduce_s=many(lambda: comm.all_reduce(large, tp), 2),
         small_bytes=small_bytes,
