@@ -125,10 +125,18 @@ def _private(mesh): ...
     (tmp_path / "programs" / "mine.py").write_text(source)
     monkeypatch.setattr(programs.shardlab, "__file__", str(tmp_path / "__init__.py"))
     assert programs.programs() == {
-        "mine.one": programs.Program("mine.one", ("size",), ("dtype",), "Adds x[B,D] . w[D,F] up")
+        "mine.one": programs.Program(
+            "mine.one",
+            ("size",),
+            ("dtype",),
+            {"size": "int", "dtype": "str", "hook": "Callable | None"},
+            "Adds x[B,D] . w[D,F] up",
+        )
     }
     mine = programs.find("mine.one")
     assert programs.arguments(mine, ["size=3", "dtype=bfloat16"]) == {"size": 3, "dtype": "bfloat16"}
-    assert programs.arguments(mine, ["size=[1, 2]"]) == {"size": [1, 2]}
+    for wrong in ("size=x", "size=-1", "size=1.5", "size=True"):
+        with pytest.raises(Mistake, match=f"'{wrong}': size is an integer of 0 or more"):
+            programs.arguments(mine, [wrong])
     with pytest.raises(Mistake, match="no parameter 'hook'"):
         programs.arguments(mine, ["size=3", "hook=1"])

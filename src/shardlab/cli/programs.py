@@ -22,6 +22,7 @@ class Program:
     name: str  # "tensor.mlp_forward"
     required: tuple[str, ...]
     optional: tuple[str, ...]
+    types: dict[str, str]  # of each parameter, as its annotation is written
     about: str
 
 
@@ -44,7 +45,7 @@ def arguments(program: Program, settings: Sequence[str]) -> dict[str, Any]:
     """["batch=2", "dtype=bfloat16"] -> {"batch": 2, "dtype": "bfloat16"}.
 
     A value is a Python literal, or else a string. Raises Mistake for a setting that is not NAME=VALUE, a name
-    that the program does not have, and a parameter left without a value.
+    that the program does not have, a value of another type, and a parameter left without a value.
     """
     allowed = (*program.required, *program.optional)
     given: dict[str, Any] = {}
@@ -56,6 +57,8 @@ def arguments(program: Program, settings: Sequence[str]) -> dict[str, Any]:
             choices = ", ".join(allowed) or "none"
             raise Mistake(f"--set {setting!r}: {program.name} has no parameter {name!r}; it has: {choices}")
         given[name] = _value(text)
+        if program.types.get(name) == "int" and (type(given[name]) is not int or given[name] < 0):
+            raise Mistake(f"--set {setting!r}: {name} is an integer of 0 or more")
     missing = [name for name in program.required if name not in given]
     if missing:
         needed = " ".join(f"--set {name}=..." for name in missing)
@@ -85,7 +88,8 @@ def _program(name: str, node: ast.FunctionDef) -> Program | None:
     optional = [argument.arg for argument, default in rest if default is not None and _typable(argument)]
     prose = (ast.get_docstring(node) or "").partition("\n\n")[0].replace("\n", " ")
     about = re.split(r"(?<=\w)\.(?: |$)", prose)[0]  # one sentence; the " . " of a product does not end it
-    return Program(name, tuple(argument.arg for argument in required), tuple(optional), about)
+    types = {argument.arg: ast.unparse(argument.annotation) for argument, _ in rest if argument.annotation}
+    return Program(name, tuple(argument.arg for argument in required), tuple(optional), types, about)
 
 
 def _typable(argument: ast.arg) -> bool:
