@@ -95,38 +95,38 @@ def test_vocab_embedding_right(ranks: Ranks) -> None:
     assert check.vocab_embedding(masked_and_reduced, ranks)
 
 
-def all_reduces(number: int, T: int, size: float) -> float:  # noqa: N803
+def all_reduces(number: int, T: int, size: float) -> float:
     return number * 2 * (T - 1) / T * size
 
 
-def layers_only(shape, T, batch, seq, dtype_bytes):  # noqa: N803
+def layers_only(shape, T, batch, seq, dtype_bytes):
     return all_reduces(2 * shape.num_layers, T, batch * seq * shape.d_model * dtype_bytes)
 
 
-def no_logits(shape, T, batch, seq, dtype_bytes):  # noqa: N803
+def no_logits(shape, T, batch, seq, dtype_bytes):
     return all_reduces(2 * shape.num_layers + 1, T, batch * seq * shape.d_model * dtype_bytes)
 
 
-def whole(shape, T, batch, seq, dtype_bytes):  # noqa: N803
+def whole(shape, T, batch, seq, dtype_bytes):
     logits = (T - 1) * batch * seq * -(-shape.vocab_size // T) * dtype_bytes
     return no_logits(shape, T, batch, seq, dtype_bytes) + logits
 
 
-def no_embedding(shape, T, batch, seq, dtype_bytes):  # noqa: N803
+def no_embedding(shape, T, batch, seq, dtype_bytes):
     return whole(shape, T, batch, seq, dtype_bytes) - all_reduces(1, T, batch * seq * shape.d_model * dtype_bytes)
 
 
-def no_padding(shape, T, batch, seq, dtype_bytes):  # noqa: N803
+def no_padding(shape, T, batch, seq, dtype_bytes):
     logits = (T - 1) / T * batch * seq * shape.vocab_size * dtype_bytes
     return no_logits(shape, T, batch, seq, dtype_bytes) + logits
 
 
-def no_ring_factor(shape, T, batch, seq, dtype_bytes):  # noqa: N803
+def no_ring_factor(shape, T, batch, seq, dtype_bytes):
     hidden = batch * seq * shape.d_model * dtype_bytes
     return (2 * shape.num_layers + 1) * hidden + T * batch * seq * -(-shape.vocab_size // T) * dtype_bytes
 
 
-def raises(shape, T, batch, seq, dtype_bytes):  # noqa: N803
+def raises(shape, T, batch, seq, dtype_bytes):
     return shape.num_experts
 
 

@@ -49,7 +49,7 @@ def broadcast_from_the_last(mesh: Mesh) -> torch.Tensor:
     return comm.broadcast(mine(mesh.rank, 7), tp, src=tp.size - 1)
 
 
-def total(T: int, *shape: int) -> torch.Tensor:  # noqa: N803
+def total(T: int, *shape: int) -> torch.Tensor:
     return torch.stack([mine(rank, *shape) for rank in range(T)]).sum(0)
 
 

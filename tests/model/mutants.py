@@ -155,8 +155,9 @@ def padding_left_in_the_logits() -> AbstractContextManager[Any]:
 
     def forward(self: VocabParallelLogits, x: torch.Tensor) -> torch.Tensor:
         local = F.linear(x, self.local_weight)
-        padded = F.pad(local, (0, max(self.widths) - local.shape[-1]))
-        return comm.all_gather(padded, self.axis)[..., : sum(self.widths)]
+        most = -(-self.vocab_size // self.axis.size)
+        padded = F.pad(local, (0, most - local.shape[-1]))
+        return comm.all_gather(padded, self.axis)[..., : self.vocab_size]
 
     return mock.patch.object(VocabParallelLogits, "forward", forward)
 

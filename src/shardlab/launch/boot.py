@@ -80,7 +80,7 @@ def _settle(rank: int, parent: int, config: dict[str, Any]) -> None:
     os.close(out)
     sys.stdout = open(1, "w", buffering=1, encoding="utf-8", errors="replace", closefd=False)
     sys.stderr = open(2, "w", buffering=1, encoding="utf-8", errors="replace", closefd=False)
-    stack = open(stack_file(config["folder"], rank), "w")  # noqa: SIM115  (faulthandler keeps the descriptor)
+    stack = open(stack_file(config["folder"], rank), "w")  # faulthandler keeps the descriptor
     faulthandler.register(STACK_SIGNAL, file=stack, all_threads=False)
     faulthandler.enable()  # a crash leaves its stack in the rank's output
     torch.set_num_threads(max(1, num_cores() // config["world_size"]))

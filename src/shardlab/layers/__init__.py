@@ -7,7 +7,7 @@ from __future__ import annotations
 from shardlab.layers.attention import Attention
 from shardlab.layers.embedding import VocabParallelEmbedding, VocabParallelLogits
 from shardlab.layers.kv_cache import KVCache, LayerCache
-from shardlab.layers.linear import ColumnParallelLinear, RowParallelLinear
+from shardlab.layers.linear import ColumnParallelLinear, RowParallelLinear, gather_columns
 from shardlab.layers.mlp import MLP
 from shardlab.layers.norm import RMSNorm
 
@@ -21,4 +21,5 @@ __all__ = [
     "RowParallelLinear",
     "VocabParallelEmbedding",
     "VocabParallelLogits",
+    "gather_columns",
 ]

@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from shardlab import comm
+from shardlab.layers.linear import gather_columns
 from shardlab.layers.parameter import empty, load_full
 from shardlab.mesh import Axis
 from shardlab.sharding import Part
@@ -66,7 +67,7 @@ class VocabParallelLogits(nn.Module):
     ) -> None:
         super().__init__()
         self.axis = axis
-        self.widths = [len(held) for held in even_split(vocab_size, axis.size)]
+        self.vocab_size = vocab_size
         held = even_split(vocab_size, axis.size)[axis.rank]
         self.local_weight = empty(Part((vocab_size, d_model), 0, held), dtype, device)
 
@@ -76,13 +77,7 @@ class VocabParallelLogits(nn.Module):
         return _from_full(cls, full_weight, axis)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        local_logits = F.linear(x, self.local_weight)
-        padding = max(self.widths) - local_logits.shape[-1]
-        gathered = comm.all_gather(F.pad(local_logits, (0, padding)) if padding else local_logits, self.axis)
-        if len(set(self.widths)) == 1:
-            return gathered
-        shards = gathered.split(max(self.widths), dim=-1)
-        return torch.cat([s[..., :width] for s, width in zip(shards, self.widths, strict=True)], dim=-1)
+        return gather_columns(F.linear(x, self.local_weight), self.vocab_size, self.axis)
 
 
 def _from_full(cls: type, full_weight: torch.Tensor, axis: Axis):

@@ -86,6 +86,20 @@ class RowParallelLinear(nn.Module):
         return out if self.bias is None else out.add_(self.bias)
 
 
+def gather_columns(local: torch.Tensor, width: int, axis: Axis) -> torch.Tensor:
+    """[B,S,F_tp] -> [B,S,F], F = `width` split as evenly as it goes. One all_gather.
+
+    A gather wants shards of one width, so the narrower ones are padded to ceil(F/T), and the padding is cut out after.
+    """
+    widths = [len(held) for held in even_split(width, axis.size)]
+    padding = widths[0] - local.shape[-1]
+    gathered = comm.all_gather(F.pad(local, (0, padding)) if padding else local, axis)
+    if widths[0] == widths[-1]:
+        return gathered
+    shards = gathered.split(widths[0], dim=-1)
+    return torch.cat([shard[..., :kept] for shard, kept in zip(shards, widths, strict=True)], dim=-1)
+
+
 def _from_full(cls: type, full_weight: torch.Tensor, axis: Axis, full_bias: torch.Tensor | None):
     d_out, d_in = full_weight.shape
     layer = cls(d_in, d_out, axis, bias=full_bias is not None, dtype=full_weight.dtype, device=full_weight.device)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 
 from shardlab import comm
-from shardlab.layers import MLP, Attention, ColumnParallelLinear, RowParallelLinear
+from shardlab.layers import MLP, Attention, ColumnParallelLinear, RowParallelLinear, gather_columns
 from shardlab.layers.rope import cos_sin, frequencies
 from shardlab.mesh import Axis, Mesh
 from shardlab.theory.ledger import Transfer
@@ -115,15 +115,6 @@ def random_tensors(sizes: dict[str, tuple[int, ...]], seed: int) -> Tensors:
     """Normal numbers scaled by fan_in ** -0.5: sums of any length stay near 1. The same on every rank."""
     seeded = torch.Generator().manual_seed(seed)
     return {name: torch.randn(size, generator=seeded) * size[-1] ** -0.5 for name, size in sizes.items()}
-
-
-def gather_columns(local: torch.Tensor, width: int, axis: Axis) -> torch.Tensor:
-    """[B,S,F_tp] -> [B,S,F]. A gather wants equal shards: pad to ceil(F/T), gather, and cut the padding out."""
-    most = -(-width // axis.size)
-    padded = torch.nn.functional.pad(local, (0, most - local.shape[-1]))
-    shards = comm.all_gather(padded, axis).split(most, dim=-1)
-    short = axis.size * most - width
-    return torch.cat([s[..., : most - (short > 0 and i >= axis.size - short)] for i, s in enumerate(shards)], dim=-1)
 
 
 def torch_dtype(name: str) -> torch.dtype:

@@ -10,8 +10,8 @@ DTYPE_BYTES = {"fp32": 4, "bf16": 2, "fp8": 1}
 
 
 def all_reduce_knobs(
-    T: int,  # noqa: N803  (the labels that the reader sees)
-    D: int,  # noqa: N803
+    T: int,
+    D: int,
     batch: int,
     dtype: str,
     num_layers: int = 80,
