@@ -42,9 +42,7 @@ def _rms_norm_kernel(x_ptr, weight_ptr, out_ptr, D, eps, BLOCK: tl.constexpr):
 
 
 def rms_norm(x: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
-    """x[...,D], weight[D] -> [...,D], in x's dtype. Raises ValueError for shapes, dtypes or devices that
-    differ.
-    """
+    """x[...,D], weight[D] -> [...,D], in x's dtype. Raises ValueError for shapes, dtypes or devices that differ."""
     if x.dim() < 1 or weight.dim() != 1 or x.shape[-1] != weight.shape[0]:
         raise ValueError(f"x{tuple(x.shape)} and weight{tuple(weight.shape)}: x[...,D] and weight[D] are needed")
     if x.dtype != weight.dtype or not x.dtype.is_floating_point:

@@ -12,9 +12,7 @@ BLOCK = 1024
 
 
 def reference(gate: torch.Tensor, up: torch.Tensor) -> torch.Tensor:
-    """gate[...,F], up[...,F] -> silu(gate) * up. In torch: read and write for silu, 2 reads and a write: 5 x
-    nbytes.
-    """
+    """gate[...,F], up[...,F] -> silu(gate) * up. In torch: read and write for silu, 2 reads and a write: 5 x nbytes."""
     return torch.nn.functional.silu(gate) * up
 
 

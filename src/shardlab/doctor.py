@@ -1,6 +1,4 @@
-"""What this machine can run and measure, in plain words: what is there, what is missing, and what to do
-about it.
-"""
+"""What this machine can run and measure, in plain words: what is there, what is missing, and what to do about it."""
 
 from __future__ import annotations
 

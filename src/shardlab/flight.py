@@ -126,8 +126,7 @@ class Flight:
         self._write_row_head()
 
     def enter(self, axis: str, ranks: tuple[int, ...], fingerprint: str, check: bool) -> None:
-        """Post that this rank enters its next collective on `axis`; with `check`, wait for the others to
-        compare.
+        """Post that this rank enters its next collective on `axis`; with `check`, wait for the others to compare.
 
         `ranks` are the global ranks of the axis; `fingerprint` is "op shape dtype" and must be the same on
         each. Raises CollectiveMismatch, on every rank concerned, before any of them has sent a byte.

@@ -1,5 +1,4 @@
-"""Which part of a full tensor a rank holds, and the two pure functions that cut and join: no process group
-needed.
+"""Which part of a full tensor a rank holds, and the two pure functions that cut and join: no process group needed.
 
 Every part here is a run of neighbouring elements along one dim. That is enough for rows, columns, vocabulary
 and heads, and it is what lets a checkpoint reader fetch a part with one slice.
@@ -17,8 +16,7 @@ from shardlab.theory.split import even_split, kv_heads_of
 
 @dataclass(frozen=True)
 class Part:
-    """full_[..., held, ...] along `dim`: what one rank holds of a tensor of `full_shape`. dim=None: all of
-    it.
+    """full_[..., held, ...] along `dim`: what one rank holds of a tensor of `full_shape`. dim=None: all of it.
 
     Raises ValueError where `held` does not lie in that dim.
     """
@@ -70,8 +68,7 @@ class Heads:
 
 
 def split_heads(num_heads: int, num_kv_heads: int, num_ranks: int) -> tuple[Heads, ...]:
-    """Query heads as evenly as they go; each rank with the KV heads that its query heads read (copies if need
-    be).
+    """Query heads as evenly as they go; each rank with the KV heads that its query heads read (copies if need be).
 
     Raises ValueError where there are more ranks than query heads, or KV heads that do not divide the query
     heads.
@@ -95,9 +92,7 @@ def widen(heads: range, head_dim: int) -> range:
 
 
 def shard(full: torch.Tensor, part: Part) -> torch.Tensor:
-    """full_ -> local_: a contiguous copy of this rank's part. Raises ValueError where the shape is not the
-    plan's.
-    """
+    """full_ -> local_: a contiguous copy of this rank's part. Raises ValueError where the shape is not the plan's."""
     if tuple(full.shape) != part.full_shape:
         raise ValueError(f"a tensor of shape {part.full_shape} is needed, this one is {tuple(full.shape)}")
     return full[part.index].clone(memory_format=torch.contiguous_format)

@@ -1,6 +1,4 @@
-"""A mistake on the command line: exit code 2, at once, no traceback, and a line that names key, value
-and choices.
-"""
+"""A mistake on the command line: exit code 2, at once, no traceback, and a line that names key, value and choices."""
 
 from __future__ import annotations
 

@@ -1,6 +1,4 @@
-"""The Triton kernels against their references, in interpreter mode without a GPU. Odd sizes; fp32 and
-bf16.
-"""
+"""The Triton kernels against their references, in interpreter mode without a GPU. Odd sizes; fp32 and bf16."""
 
 from __future__ import annotations
 

@@ -1,6 +1,4 @@
-"""The flight table by itself: rows in shared memory, checked by threads and processes that write while
-others read.
-"""
+"""The flight table by itself: rows in shared memory, checked by threads and processes that write while others read."""
 
 from __future__ import annotations
 

@@ -1,6 +1,4 @@
-"""Rows F16, F17 and F18: a real notebook kernel is interrupted, restarted and killed, and leaves nothing
-behind.
-"""
+"""Rows F16, F17 and F18: a real notebook kernel is interrupted, restarted and killed, and leaves nothing behind."""
 
 from __future__ import annotations
 
@@ -89,9 +87,7 @@ def test_f17_the_kernel_goes(notebook: Kernel, program: str, how: str) -> None:
 
 
 def test_f17_the_launch_server_is_killed(notebook: Kernel) -> None:
-    """Its ranks go with it, the stopped one too; the cell fails in plain words; the next run starts
-    another.
-    """
+    """Its ranks go with it, the stopped one too; the cell fails in plain words; the next run starts another."""
     cell = _stuck(notebook, "stops")
     (server,) = [p for p in leftovers.processes(notebook.run) if leftovers.parent(p) == notebook.pid]
     os.kill(server, signal.SIGKILL)

@@ -1,6 +1,4 @@
-"""What travels to the ranks and back: functions by value, tensors as bytes, output; and F26, what cannot
-travel.
-"""
+"""What travels to the ranks and back: functions by value, tensors as bytes, output; and F26, what cannot travel."""
 
 from __future__ import annotations
 

@@ -1,6 +1,4 @@
-"""Each layer on T ranks against the same layer on one: T = 1..4, bias on and off, sizes that T does not
-divide.
-"""
+"""Each layer on T ranks against the same layer on one: T = 1..4, bias on and off, sizes that T does not divide."""
 
 from __future__ import annotations
 

@@ -38,9 +38,7 @@ def mutant(make: Mutant) -> Mutant:
 
 @contextmanager
 def _without_reduce(which: int) -> Iterator[None]:
-    """The all_reduce number `which` of every forward is left out on every rank (a forward of 3 layers
-    has 7).
-    """
+    """The all_reduce number `which` of every forward is left out on every rank (a forward of 3 layers has 7)."""
     calls, honest = 0, comm.all_reduce
 
     def all_reduce(partial: torch.Tensor, axis: Axis) -> torch.Tensor:

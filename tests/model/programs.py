@@ -28,9 +28,7 @@ def outcome(mesh: Mesh, source: Path, token_ids: torch.Tensor, new_tokens: int =
 
 
 def stepwise(model: Transformer, token_ids: torch.Tensor) -> torch.Tensor:
-    """token_ids[B,S] -> logits[B,S,V] through the cache: a prompt, a second piece of prompt, then single
-    tokens.
-    """
+    """token_ids[B,S] -> logits[B,S,V] through the cache: a prompt, a second piece of prompt, then single tokens."""
     cache = model.new_cache(*token_ids.shape)
     pieces = token_ids.split([9, 4] + [1] * (token_ids.shape[1] - 13), dim=1)
     return torch.cat([model(piece, cache) for piece in pieces], dim=1)

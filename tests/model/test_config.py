@@ -1,6 +1,4 @@
-"""config.json: what is read, what is refused, and that nothing else than our own error comes out of a
-wild one.
-"""
+"""config.json: what is read, what is refused, and that nothing else than our own error comes out of a wild one."""
 
 from __future__ import annotations
 

@@ -1,6 +1,4 @@
-"""Generation on one rank: streaming, ends of text, sampling, limits. Parity with transformers is in
-test_parity.
-"""
+"""Generation on one rank: streaming, ends of text, sampling, limits. Parity with transformers is in test_parity."""
 
 from __future__ import annotations
 

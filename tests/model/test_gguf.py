@@ -1,6 +1,4 @@
-"""GGUF files: the same logits as the folder they were made from, slices that are slices, broken files
-named.
-"""
+"""GGUF files: the same logits as the folder they were made from, slices that are slices, broken files named."""
 
 from __future__ import annotations
 

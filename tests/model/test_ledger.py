@@ -1,6 +1,4 @@
-"""What comm recorded is what theory.ledger predicts, transfer by transfer; CommDebugMode is the
-independent witness.
-"""
+"""What comm recorded is what theory.ledger predicts, transfer by transfer; CommDebugMode is the independent witness."""
 
 from __future__ import annotations
 

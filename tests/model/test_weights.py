@@ -1,5 +1,4 @@
-"""Checkpoints that are not what they say: each gives a typed error that names the file and the tensor, at
-once.
+"""Checkpoints that are not what they say: each gives a typed error that names the file and the tensor, at once.
 
 FAULTS.md F27, F28 and section 7: nine kinds of broken safetensors, pickles under any name, an index that
 lies.

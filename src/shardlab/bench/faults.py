@@ -1,6 +1,4 @@
-"""Rows F1-F7 of the fault matrix as times, and 200 launches: how fast a run fails, and how often a start
-does.
-"""
+"""Rows F1-F7 of the fault matrix as times, and 200 launches: how fast a run fails, and how often a start does."""
 
 from __future__ import annotations
 

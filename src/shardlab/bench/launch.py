@@ -69,9 +69,7 @@ def _live(ranks: Ranks) -> float:
 
 
 def _spawn() -> float:
-    """Seconds of mp.spawn, timed in a Python of its own: the spawned ranks import that one's main module,
-    not ours.
-    """
+    """Seconds of mp.spawn, timed in a Python of its own: the spawned ranks import that one's main module, not ours."""
     code = "from shardlab.bench.launch import spawn_here; print(spawn_here())"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     return float(done.stdout.split()[-1])

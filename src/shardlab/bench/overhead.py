@@ -91,9 +91,7 @@ def _row(what: str, ours: Work, plain: Work) -> Row:
 
 
 def _sample(work: Work) -> Callable[[], float]:
-    """Repeat `work` long enough for the clock; returns the processor seconds of one: neighbours do not
-    count.
-    """
+    """Repeat `work` long enough for the clock; returns the processor seconds of one: neighbours do not count."""
     started = time.thread_time()
     for _ in range(3):
         work()

@@ -19,9 +19,7 @@ ROUNDS = 7
 
 
 def rows() -> list[Row]:
-    """The prefill, and beside it the most that this machine gives to two busy cores: a bare matrix
-    product.
-    """
+    """The prefill, and beside it the most that this machine gives to two busy cores: a bare matrix product."""
     with Ranks(2, backend="gloo") as ranks:
         times = interleave(
             {

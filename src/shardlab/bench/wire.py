@@ -1,6 +1,4 @@
-"""C7: bytes on the wire against the formula, for each collective, and a model's transfers against the
-ledger.
-"""
+"""C7: bytes on the wire against the formula, for each collective, and a model's transfers against the ledger."""
 
 from __future__ import annotations
 
@@ -77,9 +75,7 @@ def _payload_is_exact(ranks: Ranks, op: str) -> bool:
 
 
 def _model(ranks: Ranks) -> Row:
-    """A prefill and a decode step: the list of transfers, in order, against the one that the ledger
-    writes.
-    """
+    """A prefill and a decode step: the list of transfers, in order, against the one that the ledger writes."""
     equal = True
     for tp in (1, *DEGREES):
         for batch, seq in ((2, 64), (2, 1)):

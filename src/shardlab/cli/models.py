@@ -1,6 +1,4 @@
-"""Which model the user means: a name that can be fetched, a folder, or a GGUF file. Found out without
-torch.
-"""
+"""Which model the user means: a name that can be fetched, a folder, or a GGUF file. Found out without torch."""
 
 from __future__ import annotations
 
@@ -15,9 +13,7 @@ FETCHABLE = {"smollm2": "smollm2-135m"}  # name on the command line -> its Shape
 
 
 def check(model: str, tp: int) -> None:
-    """Raises Mistake where there is no such model, and ValueError where its heads do not go round `tp`
-    ranks.
-    """
+    """Raises Mistake where there is no such model, and ValueError where its heads do not go round `tp` ranks."""
     if model in FETCHABLE:
         check_tp(MODELS[FETCHABLE[model]], tp)
         return

@@ -1,6 +1,4 @@
-"""Errors in plain words: exit code 2 for what the user asked, 1 for what the machine refused, and no
-traceback.
-"""
+"""Errors in plain words: exit code 2 for what the user asked, 1 for what the machine refused, and no traceback."""
 
 from __future__ import annotations
 

@@ -1,6 +1,4 @@
-"""The programs that `shardlab run` can run, read from their source: no import, so a wrong name is
-answered at once.
-"""
+"""The programs that `shardlab run` can run, read from their source: no import, so a wrong name is answered at once."""
 
 from __future__ import annotations
 

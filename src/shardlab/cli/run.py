@@ -1,6 +1,4 @@
-"""`shardlab run PROGRAM`: a program of shardlab.programs on ranks of this machine, or as a rank of a
-torchrun job.
-"""
+"""`shardlab run PROGRAM`: a program of shardlab.programs on ranks of this machine, or as a rank of a torchrun job."""
 
 from __future__ import annotations
 

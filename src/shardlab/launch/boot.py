@@ -1,6 +1,4 @@
-"""What a rank does: settle in, join the process group, then run one program after another until told to
-stop.
-"""
+"""What a rank does: settle in, join the process group, then run one program after another until told to stop."""
 
 from __future__ import annotations
 
@@ -95,8 +93,7 @@ def stack_file(folder: str, rank: int) -> str:
 
 
 def _join(rank: int, config: dict[str, Any]) -> torch.device:
-    """Meet the other ranks in a file of the pool's private folder: no port, nothing that the network can
-    reach.
+    """Meet the other ranks in a file of the pool's private folder: no port, nothing that the network can reach.
 
     Nor any stall. A TCPStore formats the name of each peer, which is a reverse DNS look-up of 127.0.0.1:
     where one answer gets lost, all ranks wait out the resolver's time-out. Eight ranks, 40 launches: 2-4
@@ -155,9 +152,7 @@ Frame = tuple[str, int, str, str]  # file, line number, function, the line as th
 
 
 def _describe(error: BaseException) -> tuple[str, str, list[tuple[str, str, list[Frame]]]]:
-    """Type, message, and the chain of (type, message, frames), outermost last. The parent knows cells'
-    sources.
-    """
+    """Type, message, and the chain of (type, message, frames), outermost last. The parent knows cells' sources."""
     chain: list[tuple[str, str, list[Frame]]] = []
     link: BaseException | None = error
     while link is not None and len(chain) < 8:

@@ -1,6 +1,4 @@
-"""The kernel's side of the launch server: one server a kernel, started when first needed, ended with the
-kernel.
-"""
+"""The kernel's side of the launch server: one server a kernel, started when first needed, ended with the kernel."""
 
 from __future__ import annotations
 
@@ -77,9 +75,7 @@ class Server:
         return folder
 
     def start_pool(self, config: dict[str, Any], control: socket.socket, ranks: list[socket.socket]) -> None:
-        """Ask for a pool; the answers come over the control socket's other end. OSError: the server is
-        gone.
-        """
+        """Ask for a pool; the answers come over the control socket's other end. OSError: the server is gone."""
         with self._lock:
             frames.send(self._requests, pickle.dumps(config), (control.fileno(), *(r.fileno() for r in ranks)))
 

@@ -1,6 +1,4 @@
-"""Waiting for ranks: all their sockets and the launch server's together, until all have answered or one
-failed.
-"""
+"""Waiting for ranks: all their sockets and the launch server's together, until all have answered or one failed."""
 
 from __future__ import annotations
 
@@ -37,8 +35,7 @@ class Gather:
         return [r for r in self.active if r not in self.replies and r not in self.failures]
 
     def wait(self, deadline: float, stuck: Callable[[set[int]], Failure | None] | None = None) -> bool:
-        """True when every active rank has replied; False when one failed, or at the deadline (with no
-        `failures`).
+        """True when every active rank has replied; False when one failed, or at the deadline (with no `failures`).
 
         `stuck` is given the ranks that have answered, and asked now and then whether the others still can.
         """

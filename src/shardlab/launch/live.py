@@ -89,9 +89,7 @@ class Live:
                     print(f"[rank {rank}] {line}")
 
     def stop(self) -> dict[int, int]:
-        """Ask the ranks to leave their process group and exit: rank -> exit code, of those that did in a
-        second.
-        """
+        """Ask the ranks to leave their process group and exit: rank -> exit code, of those that did in a second."""
         request = frames.frame(pickles.dumps(("stop",)))
         for channel in self.ranks:
             channel.put(request)

@@ -72,8 +72,7 @@ class Ranks:
         check: bool = True,
         **kwargs: Any,
     ) -> list[Any]:
-        """`program(mesh, *args, **kwargs)` on every rank of `plan` (default tp over all): its results, in
-        rank order.
+        """`program(mesh, *args, **kwargs)` on every rank of `plan` (default tp over all): its results, in rank order.
 
         `check`: ranks compare op, shape and dtype before each collective (turn it off to time one). `wire`:
         read the kernel's socket counters around the run. Tensors travel as copies. A plan smaller than the
@@ -201,9 +200,7 @@ class Ranks:
 
     @property
     def wire(self) -> NDArray[np.int64]:
-        """traffic[T, T] of the last run with wire=True: bytes that rank i sent to rank j. ValueError says
-        why none.
-        """
+        """traffic[T, T] of the last run with wire=True: bytes that rank i sent to rank j. ValueError says why none."""
         if isinstance(self._wire, str):
             raise ValueError(f"no bytes on the wire to show: {self._wire}")
         return self._wire

@@ -1,6 +1,4 @@
-"""What a machine must have before ranks are started on it. Found out in a few milliseconds, said in plain
-words.
-"""
+"""What a machine must have before ranks are started on it. Found out in a few milliseconds, said in plain words."""
 
 from __future__ import annotations
 

@@ -1,6 +1,4 @@
-"""Turns what is known after a failed run into one message: the cause first, then who waits where, then the
-stacks.
-"""
+"""Turns what is known after a failed run into one message: the cause first, then who waits where, then the stacks."""
 
 from __future__ import annotations
 
@@ -22,9 +20,7 @@ _STACK_S = 0.4  # how long a rank may take to answer with its stack
 
 
 def in_order(failures: Iterable[Failure]) -> list[Failure]:
-    """The cause first: the earliest failure, echoes (a lost connection to a rank that failed) after all
-    others.
-    """
+    """The cause first: the earliest failure, echoes (a lost connection to a rank that failed) after all others."""
     return sorted(failures, key=lambda failure: (failure.is_echo, failure.time))
 
 
@@ -61,9 +57,7 @@ def failed(failures: Iterable[Failure], details: dict[int, Any], rows: Sequence[
 def timed_out(
     missing: Sequence[int], pids: dict[int, int], rows: Sequence[Row], timeout_s: float, folder: str
 ) -> RanksError:
-    """The error of a run that `missing` ranks have not finished in time: who did not come, and where
-    everyone is.
-    """
+    """The error of a run that `missing` ranks have not finished in time: who did not come, and where everyone is."""
     stacks = _stacks(missing, pids, folder)
     culprits = absent(rows, missing)
     lines = [f"{_ranks(missing)} had not finished after {timeout_s:g} s"]
@@ -90,9 +84,7 @@ def left_early(rows: Sequence[Row], finished: set[int]) -> Failure | None:
 
 
 def absent(rows: Sequence[Row], waiters: Iterable[int]) -> list[tuple[Waiting, list[int], list[int]]]:
-    """For each collective that a rank waits in: (it, the ranks that are in it, the ranks that have not
-    come).
-    """
+    """For each collective that a rank waits in: (it, the ranks that are in it, the ranks that have not come)."""
     found: dict[tuple[str, tuple[int, ...], int], tuple[Waiting, list[int], list[int]]] = {}
     for rank in waiters:
         waiting = rows[rank].waits_in

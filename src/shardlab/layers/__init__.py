@@ -1,6 +1,4 @@
-"""The sharded layers. Each is given the Axis that it is split over, and knows nothing of the rest of the
-mesh.
-"""
+"""The sharded layers. Each is given the Axis that it is split over, and knows nothing of the rest of the mesh."""
 
 from __future__ import annotations
 

@@ -1,6 +1,4 @@
-"""Attention by heads: each rank runs its own query heads from end to end, and the output product sums
-them.
-"""
+"""Attention by heads: each rank runs its own query heads from end to end, and the output product sums them."""
 
 from __future__ import annotations
 
@@ -57,9 +55,7 @@ class Attention(nn.Module):
 
     @classmethod
     def from_full(cls, full: Mapping[str, torch.Tensor], axis: Axis, *, num_heads: int, num_kv_heads: int) -> Attention:
-        """full: q.weight[N*H,D], k.weight[K*H,D], v.weight[K*H,D], o.weight[D,N*H], and their biases or
-        none.
-        """
+        """full: q.weight[N*H,D], k.weight[K*H,D], v.weight[K*H,D], o.weight[D,N*H], and their biases or none."""
         weight = full["q.weight"]
         attention = cls(
             weight.shape[1],
@@ -77,9 +73,7 @@ class Attention(nn.Module):
     def forward(
         self, x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, cache: LayerCache | None = None
     ) -> torch.Tensor:
-        """x[B,S,D], cos[S,H], sin[S,H] of these positions; `cache` takes K and V and brings those of earlier
-        ones.
-        """
+        """x[B,S,D], cos[S,H], sin[S,H] of these positions; `cache` takes K and V and brings those of earlier ones."""
         q, k, v = (self._by_head(project(x)) for project in (self.q, self.k, self.v))
         if self.q_norm is not None and self.k_norm is not None:
             q, k = self.q_norm(q), self.k_norm(k)
@@ -117,9 +111,7 @@ def attend(
 def causal_mask(
     num_new: int, num_all: int, window: int | None, device: torch.device | None = None
 ) -> torch.Tensor | None:
-    """-> [S,C] bool, True where a query may look; None where torch's own causal rule (or none) says the
-    same.
-    """
+    """-> [S,C] bool, True where a query may look; None where torch's own causal rule (or none) says the same."""
     windowed = window is not None and num_all > window
     if not windowed and (num_new == num_all or num_new == 1):
         return None

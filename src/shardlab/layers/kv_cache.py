@@ -1,6 +1,4 @@
-"""The KV cache, sharded by head: a rank keeps K and V of the KV heads that its query heads read, and no
-others.
-"""
+"""The KV cache, sharded by head: a rank keeps K and V of the KV heads that its query heads read, and no others."""
 
 from __future__ import annotations
 
@@ -15,9 +13,7 @@ class LayerCache:
         self.length = 0
 
     def append(self, k: torch.Tensor, v: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """k[B,K_tp,S,H], v -> views of all positions so far, [B,K_tp,length,H]. Raises ValueError when
-        full.
-        """
+        """k[B,K_tp,S,H], v -> views of all positions so far, [B,K_tp,length,H]. Raises ValueError when full."""
         stop = self.length + k.shape[2]
         if stop > self.k.shape[2] or k.shape[:2] != self.k.shape[:2]:
             raise ValueError(

@@ -37,9 +37,7 @@ class MLP(nn.Module):
 
     @classmethod
     def from_full(cls, full: Mapping[str, torch.Tensor], axis: Axis) -> MLP:
-        """full: gate.weight[F,D], up.weight[F,D], down.weight[D,F], and gate.bias, up.bias, down.bias or
-        none.
-        """
+        """full: gate.weight[F,D], up.weight[F,D], down.weight[D,F], and gate.bias, up.bias, down.bias or none."""
         weight = full["gate.weight"]
         d_ff, d_model = weight.shape
         mlp = cls(d_model, d_ff, axis, bias="down.bias" in full, dtype=weight.dtype, device=weight.device)

@@ -11,9 +11,7 @@ from shardlab.sharding import Part
 
 
 class RMSNorm(nn.Module):
-    """x[...,D] -> x / sqrt(mean(x^2) + eps) * w[D]. No communication. Zhang and Sennrich 2019, arXiv
-    1910.07467.
-    """
+    """x[...,D] -> x / sqrt(mean(x^2) + eps) * w[D]. No communication. Zhang and Sennrich 2019, arXiv 1910.07467."""
 
     def __init__(
         self,

@@ -1,5 +1,4 @@
-"""Rotary position embedding: which angle each pair of a head turns by, and the turn. Su et al. 2021, arXiv
-2104.09864.
+"""Rotary position embedding: which angle each pair of a head turns by, and the turn. Su et al. 2021, arXiv 2104.09864.
 
 The halves of a head are the pairs (element i with i + H/2), as Hugging Face stores the weights; llama.cpp's
 files pair neighbours, and the GGUF reader reorders their rows.
@@ -22,9 +21,7 @@ class Scaling(Protocol):
 
 @dataclass(frozen=True)
 class LinearScaling:
-    """Every angle divided by one factor: position p is read as p / factor. Chen et al. 2023, arXiv
-    2306.15595.
-    """
+    """Every angle divided by one factor: position p is read as p / factor. Chen et al. 2023, arXiv 2306.15595."""
 
     factor: float
 
@@ -55,9 +52,7 @@ class Llama3Scaling:
 
 @dataclass(frozen=True)
 class DividedBy:
-    """Each pair's frequency divided by its own number: how GGUF files store the Llama 3 scaling
-    (rope_freqs).
-    """
+    """Each pair's frequency divided by its own number: how GGUF files store the Llama 3 scaling (rope_freqs)."""
 
     divisors: tuple[float, ...]
 
@@ -66,9 +61,7 @@ class DividedBy:
 
 
 def frequencies(head_dim: int, theta: float, scaling: Scaling | None = None) -> torch.Tensor:
-    """-> [H/2] fp32: radians per position of each pair, theta ** (-2i/H), scaled. Raises ValueError for odd
-    H.
-    """
+    """-> [H/2] fp32: radians per position of each pair, theta ** (-2i/H), scaled. Raises ValueError for odd H."""
     if head_dim % 2:
         raise ValueError(f"head_dim={head_dim}: rotary embedding turns pairs, so an even number is needed")
     unscaled = 1.0 / theta ** (torch.arange(0, head_dim, 2, dtype=torch.int64).float() / head_dim)

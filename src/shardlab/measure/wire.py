@@ -71,8 +71,7 @@ def snapshot(pids: Sequence[int], *, settle_s: float = 1.0) -> Snapshot:
 
 
 def matrix(before: Snapshot, after: Snapshot) -> NDArray[np.int64]:
-    """traffic[T, T]: bytes that rank i sent to rank j between the two snapshots, over every connection
-    they share.
+    """traffic[T, T]: bytes that rank i sent to rank j between the two snapshots, over every connection they share.
 
     A connection that was opened in between counts from zero. One that was closed in between is gone,
     with its count. Raises ValueError when the snapshots are of different processes.

@@ -71,9 +71,7 @@ class Fields:
 
 
 def read_config(folder: Path) -> ModelConfig:
-    """folder/config.json -> ModelConfig. Raises ConfigError for a missing or odd file, or an unknown
-    architecture.
-    """
+    """folder/config.json -> ModelConfig. Raises ConfigError for a missing or odd file, or an unknown architecture."""
     path = folder / "config.json"
     if not path.is_file():
         raise ConfigError(f"{path}: not found; a model folder holds config.json and safetensors files")
@@ -154,9 +152,7 @@ def _eos(values: dict[str, Any], get: Fields) -> tuple[int, ...]:
 
 
 def _rope(values: dict[str, Any], get: Fields) -> tuple[float, Scaling | None]:
-    """rope_theta and rope_scaling, at the top level (transformers 4) or in rope_parameters (transformers
-    5).
-    """
+    """rope_theta and rope_scaling, at the top level (transformers 4) or in rope_parameters (transformers 5)."""
     nested = values.get("rope_parameters") or values.get("rope_scaling") or {}
     if not isinstance(nested, dict):
         raise get.error("rope_parameters", "a JSON object is needed")

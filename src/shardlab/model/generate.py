@@ -18,8 +18,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Sampling:
-    """How to draw a token: divide the logits by `temperature`, keep the `top_k` likeliest (None: all), draw
-    by `seed`.
+    """How to draw a token: divide the logits by `temperature`, keep the `top_k` likeliest (None: all), draw by `seed`.
 
     Raises ValueError for a temperature that is not positive or a top_k below 1.
     """

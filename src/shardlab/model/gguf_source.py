@@ -22,8 +22,7 @@ ROPE_DIVISORS = "rope_freqs.weight"
 
 
 class GGUFSource:
-    """The checkpoint in one file. `read` touches the rows asked for, or the blocks that hold the columns
-    asked for.
+    """The checkpoint in one file. `read` touches the rows asked for, or the blocks that hold the columns asked for.
 
     Raises ConfigError for an architecture that cannot run here, WeightsError for a file that is not sound.
     """
@@ -52,9 +51,7 @@ class GGUFSource:
         return local
 
     def _dequantized(self, name: str, part: Part) -> torch.Tensor:
-        """Blocks lie along a row: whole blocks are read, and what sticks out is cut off after
-        dequantizing.
-        """
+        """Blocks lie along a row: whole blocks are read, and what sticks out is cut off after dequantizing."""
         stored = self._header.tensors[name]
         kind = stored.tensor_type
         elements, size = GGML_QUANT_SIZES[kind]

@@ -15,9 +15,7 @@ PICKLED_SUFFIXES = (".pt", ".pth", ".bin", ".ckpt", ".pkl", ".pickle")
 
 
 class WeightsError(ValueError):
-    """Weights that cannot be trusted or are not the model's. Names the file, and the tensor where there is
-    one.
-    """
+    """Weights that cannot be trusted or are not the model's. Names the file, and the tensor where there is one."""
 
     def __init__(self, path: Path, reason: str, tensor: str | None = None) -> None:
         super().__init__(f"{path}: {f'tensor {tensor!r}: ' if tensor else ''}{reason}")
@@ -55,9 +53,7 @@ class WeightSource(Protocol):
 
 
 def refuse_pickle(path: Path) -> None:
-    """Raises WeightsError for a pickled checkpoint, by its name or by its first bytes. Unpickling runs
-    code.
-    """
+    """Raises WeightsError for a pickled checkpoint, by its name or by its first bytes. Unpickling runs code."""
     advice = "pickled checkpoints can run code when opened and are refused; convert it to safetensors"
     if path.suffix.lower() in PICKLED_SUFFIXES:
         raise WeightsError(path, advice)

@@ -33,9 +33,7 @@ def load_tokenizer(source: Path) -> Any:
 
 
 def encode(tokenizer: Any, prompt: str, chat: bool = True) -> torch.Tensor:
-    """prompt -> token_ids[1,S], in the chat template if there is one. Raises ValueError for a prompt
-    without tokens.
-    """
+    """prompt -> token_ids[1,S], in the chat template if there is one. Raises ValueError for a prompt without tokens."""
     if chat and tokenizer.chat_template:
         messages = [{"role": "user", "content": prompt}]
         text = tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)

@@ -1,5 +1,4 @@
-"""The decoder: embedding, L blocks of attention and gated MLP, norm, logits. Split over the tp axis of a
-mesh.
+"""The decoder: embedding, L blocks of attention and gated MLP, norm, logits. Split over the tp axis of a mesh.
 
 One forward sends what theory.ledger.forward says: an all_reduce for the embedding, two a layer, a gather of
 the logits.
@@ -91,8 +90,7 @@ class Transformer(nn.Module):
     def from_pretrained(
         cls, source: str | Path, mesh: Mesh | None = None, dtype: torch.dtype = torch.float32
     ) -> Transformer:
-        """A Hugging Face folder (config.json and safetensors) or a GGUF file -> the model, only this rank's
-        part read.
+        """A Hugging Face folder (config.json and safetensors) or a GGUF file -> the model, only this rank's part read.
 
         mesh=None: one rank, no process group. Raises ConfigError for a model that cannot run here,
         WeightsError naming file and tensor for weights that are not the model's; both are ValueErrors.
@@ -112,15 +110,11 @@ class Transformer(nn.Module):
             self.logits.local_weight = self.embedding.local_weight
 
     def forward(self, token_ids: torch.Tensor, cache: KVCache | None = None) -> torch.Tensor:
-        """token_ids[B,S] -> logits[B,S,V]. With a cache, the tokens follow those already in it, and are added
-        to it.
-        """
+        """token_ids[B,S] -> logits[B,S,V]. With a cache, the tokens follow those already in it, and are added to it."""
         return self.logits(self.hidden(token_ids, cache))
 
     def hidden(self, token_ids: torch.Tensor, cache: KVCache | None = None) -> torch.Tensor:
-        """token_ids[B,S] -> the last norm's output [B,S,D]. Raises ValueError for ids outside the
-        vocabulary.
-        """
+        """token_ids[B,S] -> the last norm's output [B,S,D]. Raises ValueError for ids outside the vocabulary."""
         self._check(token_ids)
         x = self.embedding(token_ids.to(self.embedding.local_weight.device))
         start = 0 if cache is None else cache.length
@@ -153,9 +147,7 @@ class Transformer(nn.Module):
         eos_ids: Collection[int] | None = None,
         sampling: Sampling | None = None,
     ) -> torch.Tensor:
-        """token_ids[B,S] -> the new tokens [B,<=max_new_tokens], without the prompt; see
-        model.generate.stream.
-        """
+        """token_ids[B,S] -> the new tokens [B,<=max_new_tokens], without the prompt; see model.generate.stream."""
         return generate(self, token_ids, max_new_tokens, eos_ids=eos_ids, sampling=sampling)
 
     def stream(

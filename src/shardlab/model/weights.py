@@ -32,9 +32,7 @@ def open_source(path: Path) -> WeightSource:
 
 
 def read_model_config(path: str | Path) -> ModelConfig:
-    """A model folder or a GGUF file -> what the model is. Reads headers only. Raises ConfigError or
-    WeightsError.
-    """
+    """A model folder or a GGUF file -> what the model is. Reads headers only. Raises ConfigError or WeightsError."""
     return open_source(Path(path)).config
 
 
@@ -65,9 +63,7 @@ def load(path: Path, mesh: Mesh, dtype: torch.dtype) -> Transformer:
 
 
 def check(source: WeightSource, path: Path, model: Transformer) -> None:
-    """Raises WeightsError for a tensor that is missing, has another shape, or that the model does not
-    know.
-    """
+    """Raises WeightsError for a tensor that is missing, has another shape, or that the model does not know."""
     used = set()
     for local_name, parameter in model.named_parameters():
         assert isinstance(parameter, LocalParameter)

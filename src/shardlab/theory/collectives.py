@@ -58,8 +58,7 @@ def steps(op: str, *, world_size: int, algorithm: str | None = None) -> int:
 
 
 def wire_bytes(op: str, *, num_bytes: float, world_size: int, algorithm: str | None = None) -> float:
-    """Bytes that one rank sends; where ranks differ (trees, recursive doubling off powers of two), the
-    busiest.
+    """Bytes that one rank sends; where ranks differ (trees, recursive doubling off powers of two), the busiest.
 
     Exact while n divides S; elsewhere backends pad by less than one element a rank and step. 0 for one rank.
     Raises ValueError for an unknown op or algorithm, world_size < 1 or num_bytes < 0.

@@ -12,8 +12,7 @@ from shardlab.theory.transformer import Shape
 
 
 def flops(shape: Shape, tp: int, *, batch: int, seq: int, past: int = 0, logit_positions: int | None = None) -> float:
-    """FLOPs of the busiest rank for one forward of `seq` new tokens after `past` cached ones (prefill:
-    past=0).
+    """FLOPs of the busiest rank for one forward of `seq` new tokens after `past` cached ones (prefill: past=0).
 
     Two FLOPs a weight and token in every matrix, plus causal attention: token i reads past + i + 1 keys, with
     2 FLOPs for the score and 2 for the value, a head and element. Norms, RoPE and softmax are left out.

@@ -41,8 +41,7 @@ def timed(tp: int, bounds: Times, samples_s: Sequence[Sequence[float]]) -> Timed
 
 @styled
 def forward_time(phases: Mapping[str, Sequence[Timed]]) -> Figure:
-    """One panel a phase (prefill, decode): a bar from T_lower to T_upper for each T, the measurement as
-    a point.
+    """One panel a phase (prefill, decode): a bar from T_lower to T_upper for each T, the measurement as a point.
 
     Raises ValueError for no phase, more than three, or an empty one.
     """

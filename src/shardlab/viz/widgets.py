@@ -19,8 +19,7 @@ MAX_BYTES = 300_000  # of all frames together: what a page of the book may weigh
 
 
 def explore(frame: Callable[..., Any], **choices: Sequence[Any]) -> ipywidgets.VBox:
-    """One slider for each of `choices`, and below them frame(**chosen), drawn beforehand for every
-    combination.
+    """One slider for each of `choices`, and below them frame(**chosen), drawn beforehand for every combination.
 
     `frame` is pure, and returns HTML (`bars`) or something with _repr_html_ (`show(figure, alt)`).
     Raises ValueError for no choices, an empty one, or frames of more than 300 kB in all.
