@@ -39,7 +39,7 @@ def join(plan: Plan | None = None) -> Iterator[Mesh]:
     device = torch.device("cuda", local_rank) if on_gpu else torch.device("cpu")
     if on_gpu:
         torch.cuda.set_device(device)
-    dist.init_process_group("nccl" if on_gpu else "gloo")
+    dist.init_process_group("cpu:gloo,cuda:nccl" if on_gpu else "gloo")  # CPU tensors stay gloo's
     try:
         yield Mesh.build(plan, dist.get_rank(), Recorder(), device)
     finally:
