@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -25,6 +27,16 @@ def test_without_counters_the_record_is_shown_and_said(
     expected = np.array(collectives.traffic_matrix("all_reduce", 4 << 20, 3))
     assert np.abs(run.traffic - expected).max() <= 1
     assert agrees(run)
+
+
+@pytest.mark.skipif(not wire.available()[0], reason="the kernel's socket counters cannot be read here")
+def test_counters_that_do_not_come_to_rest_are_not_believed(
+    ranks: Ranks, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    honest = wire.snapshot
+    monkeypatch.setattr(wire, "snapshot", lambda pids: replace(honest(pids), settled=False))
+    assert observe(ranks, tensor.all_reduce, 4 << 20, plan=Plan(tp=2)).source == "recorded"
+    assert "still moving" in capsys.readouterr().out
 
 
 @pytest.mark.skipif(not wire.available()[0], reason="the kernel's socket counters cannot be read here")

@@ -220,4 +220,6 @@ class Ranks:
         for snapshot in (before, after):
             if isinstance(snapshot, str):
                 return snapshot
+            if not snapshot.settled:  # then the difference is of two moments, not of a program
+                return "the ranks' socket counters were still moving after a second"
         return wire.matrix(before, after)
