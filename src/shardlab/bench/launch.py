@@ -47,7 +47,8 @@ def _row(what: str, spawn: Stats, ours: Stats, *, at_least: float, at_most_s: fl
     times = ratio(spawn, ours).median_s
     good = times >= at_least and ours.median_s <= at_most_s
     wanted = f">= {at_least:g}x, <= {at_most_s * 1e3:g} ms"
-    return Row("C8", f"{what}, {NUM_RANKS} ranks", f"{times:,.{0 if times >= 10 else 1}f}x mp.spawn: {ours}", wanted, good)
+    digits = 0 if times >= 10 else 1
+    return Row("C8", f"{what}, {NUM_RANKS} ranks", f"{times:,.{digits}f}x mp.spawn: {ours}", wanted, good)
 
 
 def _cold() -> None:
