@@ -13,6 +13,7 @@ from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.text import Text
+from tests.viz.cost_figures import COST_FIGURES
 
 from shardlab import viz
 from shardlab.theory.collectives import traffic_matrix, wire_bytes
@@ -65,6 +66,7 @@ FIGURES: dict[str, Callable[[], Figure]] = {
     "volume-1": lambda: viz.volume(sweeps()[:1]),
     "time": lambda: viz.forward_time(timed()),
     "step": step_figure,
+    **COST_FIGURES,
 }
 
 
