@@ -1,6 +1,15 @@
 """Checks of the labs' exercises: an attempt runs on real ranks, and the answer is the error, the bytes and a hint."""
 
+from shardlab.check.links import crossover_bytes, reduce_scatter, ring_all_gather
 from shardlab.check.tensor import forward_bytes, row_parallel, vocab_embedding
 from shardlab.check.verdict import Verdict
 
-__all__ = ["Verdict", "forward_bytes", "row_parallel", "vocab_embedding"]
+__all__ = [
+    "Verdict",
+    "crossover_bytes",
+    "forward_bytes",
+    "reduce_scatter",
+    "ring_all_gather",
+    "row_parallel",
+    "vocab_embedding",
+]

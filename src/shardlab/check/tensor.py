@@ -7,22 +7,19 @@ splits is not a solution.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import torch
 
+from shardlab.check.trial import DEGREES, compare, hinted, listed, run, same
 from shardlab.check.verdict import Verdict
-from shardlab.launch import RankError, Ranks
+from shardlab.launch import Ranks
 from shardlab.mesh import Mesh
 from shardlab.programs import forward, tensor
 from shardlab.theory.ledger import Transfer, sent_bytes
-from shardlab.theory.plan import Plan
 from shardlab.theory.split import even_split
 from shardlab.theory.transformer import Shape
 
-DEGREES = (2, 3)
 B, S, F, D, V = 2, 3, 10, 6, 11
-ATOL, RTOL = 1e-5, 1e-4
 
 
 def row_parallel(attempt: Callable[..., torch.Tensor], ranks: Ranks) -> Verdict:
@@ -30,25 +27,25 @@ def row_parallel(attempt: Callable[..., torch.Tensor], ranks: Ranks) -> Verdict:
     x, w, bias = _row_parallel_data()
     wanted = x @ w.T + bias
     for degree in DEGREES:
-        outputs = _run(ranks, degree, _row_parallel_trial, attempt)
+        outputs = run(ranks, degree, _row_parallel_trial, attempt)
         if isinstance(outputs, Verdict):
             return outputs
         for rank, (out, cut) in enumerate(zip(outputs, even_split(F, degree), strict=True)):
-            verdict = _compare(out, wanted, rank, degree)
+            verdict = compare(out, wanted, rank, degree)
             if verdict is None:
                 continue
             partial = x[..., cut.start : cut.stop] @ w[:, cut.start : cut.stop].T
-            if _same(out, partial + bias) or _same(out, partial):
-                return _hinted(verdict, "this is one rank's partial sum. Which collective adds the partial sums up?")
-            if _same(out, wanted + (degree - 1) * bias):
-                return _hinted(verdict, f"it is off by {degree - 1} x bias: every rank added the bias before the sum.")
-            if _same(out, wanted - bias):
-                return _hinted(verdict, "the sum is right; the bias is missing.")
+            if same(out, partial + bias) or same(out, partial):
+                return hinted(verdict, "this is one rank's partial sum. Which collective adds the partial sums up?")
+            if same(out, wanted + (degree - 1) * bias):
+                return hinted(verdict, f"it is off by {degree - 1} x bias: every rank added the bias before the sum.")
+            if same(out, wanted - bias):
+                return hinted(verdict, "the sum is right; the bias is missing.")
             return verdict
         sent = [t.num_bytes for t in ranks.transfers[0]]
         if sent != [B * S * D * 4]:
             return Verdict(
-                False, f"the output is right at T={degree}, but the transfers were {_listed(ranks.transfers[0])}.",
+                False, f"the output is right at T={degree}, but the transfers were {listed(ranks.transfers[0])}.",
                 f"one all_reduce of B*S*D*4 = {B * S * D * 4} bytes, through comm, is enough.",
             )  # fmt: skip
     return Verdict(
@@ -62,25 +59,25 @@ def vocab_embedding(attempt: Callable[..., torch.Tensor], ranks: Ranks) -> Verdi
     token_ids, table = _embedding_data()
     wanted = table[token_ids]
     for degree in DEGREES:
-        outputs = _run(ranks, degree, _embedding_trial, attempt)
+        outputs = run(ranks, degree, _embedding_trial, attempt)
         if isinstance(outputs, Verdict):
-            return _hinted(
+            return hinted(
                 outputs,
                 "an id that this rank does not hold must not be used as an index: shift by first_row, and mask.",
             )
         for rank, (out, rows) in enumerate(zip(outputs, even_split(V, degree), strict=True)):
-            verdict = _compare(out, wanted, rank, degree)
+            verdict = compare(out, wanted, rank, degree)
             if verdict is None:
                 continue
             held = (token_ids >= rows.start) & (token_ids < rows.stop)
-            if _same(out, wanted * held.unsqueeze(-1)):
-                return _hinted(
+            if same(out, wanted * held.unsqueeze(-1)):
+                return hinted(
                     verdict, "only this rank's own tokens are filled in. Which collective brings in the rest?"
                 )
-            return _hinted(verdict, "a token that another rank holds must add zero here, not somebody else's row.")
+            return hinted(verdict, "a token that another rank holds must add zero here, not somebody else's row.")
         if [t.op for t in ranks.transfers[0]] != ["all_reduce"]:
             return Verdict(
-                False, f"the output is right at T={degree}, but the transfers were {_listed(ranks.transfers[0])}.",
+                False, f"the output is right at T={degree}, but the transfers were {listed(ranks.transfers[0])}.",
                 "one all_reduce of the [B,S,D] output is enough.",
             )  # fmt: skip
     return Verdict(True, "equal to a lookup in the whole table on every rank at T=2 and T=3, with one all_reduce.")
@@ -93,7 +90,7 @@ def forward_bytes(attempt: Callable[..., float], ranks: Ranks) -> Verdict:
     """
     shape = tensor.toy_shape(vocab_size=V)
     for degree in DEGREES:
-        transfers = _run(ranks, degree, forward.forward_transfers, shape, B, S)
+        transfers = run(ranks, degree, forward.forward_transfers, shape, B, S)
         if isinstance(transfers, Verdict):
             return transfers
         measured = sent_bytes(transfers[0], world_size=degree)
@@ -132,42 +129,6 @@ def _missing_term(guess: float, transfers: list[Transfer], shape: Shape, degree:
     ):
         return f"T does not divide V = {V}: every shard of the logits is padded to ceil(V/T) before the all_gather."
     return "count the all_reduces and the all_gather, each with its ring factor, and the bytes of an element."
-
-
-def _run(ranks: Ranks, degree: int, program: Callable[..., Any], *args: Any) -> list[Any] | Verdict:
-    try:
-        return ranks.run(program, *args, plan=Plan(tp=degree))
-    except RankError as error:
-        return Verdict(False, f"at T={degree}, {str(error).splitlines()[0]}")
-
-
-def _compare(out: object, wanted: torch.Tensor, rank: int, degree: int) -> Verdict | None:
-    where = f"rank {rank} of T={degree}"
-    if not isinstance(out, torch.Tensor):
-        return Verdict(False, f"{where} returned {type(out).__name__}, not a tensor.", "return the layer's output.")
-    if out.shape != wanted.shape:
-        return Verdict(
-            False,
-            f"{where} returned shape {tuple(out.shape)}, wanted {tuple(wanted.shape)}.",
-            "the whole output, please.",
-        )
-    if torch.allclose(out, wanted, atol=ATOL, rtol=RTOL):
-        return None
-    return Verdict(False, f"{where} is off by up to {(out - wanted).abs().max().item():.2g}.")
-
-
-def _same(out: object, other: torch.Tensor) -> bool:
-    return (
-        isinstance(out, torch.Tensor) and out.shape == other.shape and torch.allclose(out, other, atol=ATOL, rtol=RTOL)
-    )
-
-
-def _hinted(verdict: Verdict, hint: str) -> Verdict:
-    return Verdict(verdict.ok, verdict.message, verdict.hint or hint)
-
-
-def _listed(transfers: list[Transfer]) -> str:
-    return ", ".join(f"{t.op} of {t.num_bytes} B" for t in transfers) or "none"
 
 
 def _row_parallel_data() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:

@@ -11,6 +11,7 @@ from shardlab.viz.gallery import traffic_gallery
 from shardlab.viz.heads import heads_on_ranks
 from shardlab.viz.knobs import all_reduce_knobs
 from shardlab.viz.kv import kv_cache
+from shardlab.viz.link_knobs import bandwidth_knobs
 from shardlab.viz.logbars import LogBar, log_bars
 from shardlab.viz.memory import Filled, memory
 from shardlab.viz.paying import decode_step
@@ -32,6 +33,7 @@ __all__ = [
     "Sweep",
     "Timed",
     "all_reduce_knobs",
+    "bandwidth_knobs",
     "bars",
     "curves",
     "decode_step",

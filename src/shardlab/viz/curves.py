@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter, NullLocator
@@ -94,7 +95,7 @@ def curves(panels: Sequence[Panel] | Panel, height_in: float = 3.6, columns: int
     figure = blank(height_in)
     axes: list[Axes] = list(figure.subplots(1, len(panels), squeeze=False)[0])
     styles: dict[str, int] = {}
-    handles: dict[str, object] = {}
+    handles: dict[str, Artist] = {}
     for ax, panel in zip(axes, panels, strict=True):
         _panel(ax, panel, styles, handles)
     if len(handles) > 1 or next(iter(handles)):
@@ -102,7 +103,7 @@ def curves(panels: Sequence[Panel] | Panel, height_in: float = 3.6, columns: int
     return figure
 
 
-def _panel(ax: Axes, panel: Panel, styles: dict[str, int], handles: dict[str, object]) -> None:
+def _panel(ax: Axes, panel: Panel, styles: dict[str, int], handles: dict[str, Artist]) -> None:
     for curve in panel.curves:
         place = curve.color if curve.color is not None else styles.setdefault(curve.label, len(styles))
         handle = _curve(ax, curve, place)
@@ -140,12 +141,10 @@ def _panel(ax: Axes, panel: Panel, styles: dict[str, int], handles: dict[str, ob
     ax.grid(True)
 
 
-def _curve(ax: Axes, curve: Curve, place: int) -> object:
+def _curve(ax: Axes, curve: Curve, place: int) -> Artist:
     color = PETROFF[place % len(PETROFF)]
-    handle: object = None
-    if curve.line:
-        x, y = zip(*curve.line, strict=True)
-        (handle,) = ax.plot(x, y, color=color, linestyle="--" if curve.dashed else "-", zorder=2)
+    x, y = zip(*curve.line, strict=True) if curve.line else ((), ())
+    (handle,) = ax.plot(x, y, color=color, linestyle="--" if curve.dashed else "-", zorder=2)
     if curve.points:
         for point in curve.points:
             if len(point) == 4:

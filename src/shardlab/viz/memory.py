@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter
 
 from shardlab.theory.units import decimal_bytes_text
 from shardlab.viz.style import INK, MUTED, PETROFF, blank, bytes_tick, styled
@@ -59,7 +60,7 @@ def memory(rows: Sequence[Filled], memory_bytes: float) -> Figure:
     ax.set_yticks(places, [row.label for row in rows])
     ax.invert_yaxis()
     ax.tick_params(axis="y", length=0)
-    ax.xaxis.set_major_formatter(bytes_tick)
+    ax.xaxis.set_major_formatter(FuncFormatter(bytes_tick))
     ax.set_xlabel(f"memory of one GPU ({decimal_bytes_text(memory_bytes)}: the upright line)")
     ax.xaxis.label.set_color(MUTED)
     ax.grid(axis="x")
