@@ -17,6 +17,7 @@ from pathlib import Path
 
 from rich.console import Console
 
+import hardware_page
 import headlines
 import ledger_page
 from run_labs import LabFailed, plain, run_labs
@@ -26,7 +27,7 @@ _NOISE = shutil.ignore_patterns("__pycache__", ".ipynb_checkpoints", "*.py", "RE
 
 
 def copy_sources(root: Path, labs: Path, source: Path) -> list[Path]:
-    """Copy all that the book is made of to `source`, write the generated page, return the labs in order."""
+    """Copy all that the book is made of to `source`, write the generated pages, return the labs in order."""
     shutil.rmtree(source, ignore_errors=True)
     source.mkdir(parents=True)
     shutil.copy(root / "_config.yml", source)
@@ -37,6 +38,7 @@ def copy_sources(root: Path, labs: Path, source: Path) -> list[Path]:
         shutil.copytree(labs, source / "labs", ignore=shutil.ignore_patterns("__pycache__", ".ipynb_checkpoints"))
     notebooks = sorted((source / "labs").glob("*.ipynb"))
     ledger_page.write(source / "book" / "ledger.md", notebooks)
+    hardware_page.write(source / "book" / "hardware.md")
     return notebooks
 
 

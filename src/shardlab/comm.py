@@ -9,10 +9,14 @@ all_gather, a rank's whole input for reduce_scatter and all_to_all, the tensor f
 
 from __future__ import annotations
 
+import time
+from collections.abc import Mapping
+
 import torch
 import torch.distributed as dist
 
 from shardlab.mesh import Axis
+from shardlab.theory.ledger import Transfer
 
 # torch 2.13 renamed these two; the labs also run under 2.11.
 _all_gather_single = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
@@ -40,6 +44,8 @@ def all_gather(local: torch.Tensor, axis: Axis, dim: int = -1) -> torch.Tensor:
     gathered = local.new_empty(axis.size * local.numel())
     with _recorded("all_gather", axis, local, gathered.nbytes):
         _all_gather_single(gathered, local.view(-1), group=axis.group)
+    if local.dim() and dim in (0, -local.dim()):  # they came in this order
+        return gathered.view(axis.size * local.shape[0], *local.shape[1:])
     return torch.cat(gathered.view(axis.size, *local.shape).unbind(0), dim=dim)
 
 
@@ -52,7 +58,7 @@ def reduce_scatter(partial: torch.Tensor, axis: Axis, dim: int = 0) -> torch.Ten
     """
     if axis.size == 1:
         return partial
-    slices = torch.stack(_equal_slices(partial, axis, dim, "reduce_scatter"))
+    slices = _stacked_slices(partial, axis, dim, "reduce_scatter")
     with _recorded("reduce_scatter", axis, partial, partial.nbytes):
         if slices.device.type == "cpu":  # so gloo carries it, also in a group that has NCCL for GPU tensors
             received = torch.empty_like(slices)
@@ -63,6 +69,21 @@ def reduce_scatter(partial: torch.Tensor, axis: Axis, dim: int = 0) -> torch.Ten
         return out
 
 
+def backend_reduce_scatter(partial: torch.Tensor, axis: Axis) -> torch.Tensor:
+    """A[I]{X} -> A[I_X], by torch.distributed's own reduce_scatter, for the lesson: use reduce_scatter.
+
+    On gloo it is an all_reduce of everything and then a slice: 2S(n-1)/n on the wire, twice what it needs.
+    Raises ValueError when the axis does not divide dim 0.
+    """
+    if axis.size == 1:
+        return partial
+    slices = _stacked_slices(partial, axis, 0, "reduce_scatter")
+    out = torch.empty_like(slices[0])
+    with _recorded("reduce_scatter", axis, partial, partial.nbytes):
+        _reduce_scatter_single(out.view(-1), slices.view(-1), group=axis.group)
+    return out
+
+
 def all_to_all(local: torch.Tensor, axis: Axis, split_dim: int, concat_dim: int) -> torch.Tensor:
     """A[I, J_X] -> A[I_X, J] with split_dim I and concat_dim J. Slice j of `local` goes to rank j of the axis.
 
@@ -70,7 +91,7 @@ def all_to_all(local: torch.Tensor, axis: Axis, split_dim: int, concat_dim: int)
     """
     if axis.size == 1:
         return local
-    slices = torch.stack(_equal_slices(local, axis, split_dim, "all_to_all"))
+    slices = _stacked_slices(local, axis, split_dim, "all_to_all")
     received = torch.empty_like(slices)
     with _recorded("all_to_all", axis, local, local.nbytes):
         dist.all_to_all_single(received, slices, group=axis.group)
@@ -103,6 +124,38 @@ def recv(tensor: torch.Tensor, axis: Axis, src: int) -> torch.Tensor:
     return tensor
 
 
+def exchange(sends: Mapping[int, torch.Tensor], recvs: Mapping[int, torch.Tensor], axis: Axis) -> None:
+    """Send a tensor to some ranks of the axis and receive one from others, all at once; wait for all of it.
+
+    `sends` and `recvs` are {rank of the axis: contiguous tensor}; what is received is written into the tensors of
+    `recvs`. A pair agrees on the length beforehand; an empty tensor is not sent. The step that textbook algorithms
+    are made of. Records a Transfer("send") for each tensor sent; their seconds are those of the whole step.
+    """
+    outgoing = {rank: tensor for rank, tensor in sends.items() if tensor.numel()}
+    incoming = {rank: tensor for rank, tensor in recvs.items() if tensor.numel()}
+    if not outgoing and not incoming:
+        return
+    assert axis.rank not in outgoing and axis.rank not in incoming, "a rank keeps what it has"
+    assert all(tensor.is_contiguous() for tensor in (*outgoing.values(), *incoming.values()))
+    on_cpu = all(tensor.device.type == "cpu" for tensor in (*outgoing.values(), *incoming.values()))
+    detail = f"to {list(outgoing)} from {list(incoming)}"
+    started = time.perf_counter()
+    with axis.recorder.collective("exchange", axis.name, axis.ranks, detail, 0):
+        posted = [(dist.irecv, rank, tensor) for rank, tensor in incoming.items()]
+        posted += [(dist.isend, rank, tensor) for rank, tensor in outgoing.items()]
+        if on_cpu:  # gloo posts them one by one, and half a batch's time would go into making it
+            requests = [post(tensor, axis.ranks[rank], axis.group) for post, rank, tensor in posted]
+        else:  # one launch on NCCL: single sends that wait for each other's receives would hang
+            requests = dist.batch_isend_irecv(
+                [dist.P2POp(post, tensor, axis.ranks[rank], axis.group) for post, rank, tensor in posted]
+            )
+        for request in requests:
+            assert request is not None, "this rank is on the axis"
+            request.wait()
+    seconds = time.perf_counter() - started if on_cpu else None
+    axis.recorder.transfers += [Transfer("send", axis.name, tensor.nbytes, seconds) for tensor in outgoing.values()]
+
+
 def barrier(axis: Axis) -> None:
     """Wait until every rank of the axis is here. Carries no payload, so it records no Transfer."""
     if axis.size == 1:
@@ -117,7 +170,8 @@ def _recorded(op: str, axis: Axis, tensor: torch.Tensor, num_bytes: int):
     return axis.recorder.collective(op, axis.name, axis.ranks, detail, num_bytes, clocked=on_cpu)
 
 
-def _equal_slices(tensor: torch.Tensor, axis: Axis, dim: int, op: str) -> tuple[torch.Tensor, ...]:
+def _stacked_slices(tensor: torch.Tensor, axis: Axis, dim: int, op: str) -> torch.Tensor:
+    """A[I, J] -> [n, I/n, J] with dim I: slice j at [j], contiguous; a view where the slices lie in order already."""
     length = tensor.shape[dim]
     if length % axis.size:
         raise ValueError(
@@ -125,4 +179,6 @@ def _equal_slices(tensor: torch.Tensor, axis: Axis, dim: int, op: str) -> tuple[
             f"{axis.name} axis do not divide; the next lengths that work are "
             f"{length - length % axis.size} and {length - length % axis.size + axis.size}"
         )
-    return tensor.chunk(axis.size, dim=dim)
+    if tensor.is_contiguous() and dim in (0, -tensor.dim()):
+        return tensor.view(axis.size, length // axis.size, *tensor.shape[1:])
+    return torch.stack(tensor.chunk(axis.size, dim=dim))

@@ -53,6 +53,16 @@ def summary(findings: list[Finding]) -> str:
     return f"Ready. {ranks}; bytes are {bytes_}."
 
 
+def topology() -> list[str]:
+    """What is joined to what on this machine, a line for each sort of thing."""
+    try:
+        from shardlab.topology import describe, read
+
+        return describe(read())
+    except Exception as error:  # NVML and /sys differ from machine to machine, and the rest of the report stands
+        return [f"could not be read: {type(error).__name__}: {error}"]
+
+
 def _python(what: str) -> Finding:
     return Finding(what, "ok", f"{platform.python_version()} on {platform.system()} {platform.machine()}")
 

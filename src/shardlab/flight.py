@@ -24,6 +24,8 @@ import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
+from shardlab.recorder import POINT_TO_POINT
+
 _ROW_HEAD = struct.Struct("<QddQ")  # run, waited_s, late_s, lanes in use
 _LANE_HEAD = struct.Struct("<QQI20s")  # last number posted, last number done, key, axis; then a bit mask of ranks
 _RECORD = struct.Struct("<IIQQdH")  # checksum, key, run, number, time entered, length of the text that follows
@@ -31,7 +33,6 @@ _TEXT_BYTES = 220
 _RECORD_BYTES = 256
 _SLOTS = 4  # a checked rank is at most one collective ahead of its peers: the record that they read is still there
 _LANES = 16
-_POINT_TO_POINT = ("send", "recv")
 _NUM_YIELDS = 400
 
 
@@ -132,7 +133,7 @@ class Flight:
         each. Raises CollectiveMismatch, on every rank concerned, before any of them has sent a byte.
         """
         # A send has one partner. It is not counted with the collectives, which all ranks must count alike.
-        lane_axis = f"{axis} (p2p)" if fingerprint.startswith(_POINT_TO_POINT) else axis
+        lane_axis = f"{axis} (p2p)" if fingerprint.startswith(POINT_TO_POINT) else axis
         lane = self._lanes.get((lane_axis, ranks)) or self._open_lane(lane_axis, ranks)
         lane.number += 1
         self._inside, self._entered = lane, time.monotonic()

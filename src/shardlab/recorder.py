@@ -13,6 +13,9 @@ from typing import Protocol
 
 from shardlab.theory.ledger import Transfer
 
+# One partner or a few, not the whole axis: ranks do not count these alike, and there is nothing to compare.
+POINT_TO_POINT = ("send", "recv", "exchange")
+
 
 class FlightTable(Protocol):
     """The shared table of "who is in which collective" (shardlab.flight.Flight)."""
@@ -45,8 +48,7 @@ class Recorder:
         Transfer carries no seconds rather than wrong ones.
         """
         if self.flight is not None:
-            # send and recv have one partner, not the whole axis: there is nothing to compare.
-            self.flight.enter(axis, ranks, f"{op} {detail}", self.check and op not in ("send", "recv"))
+            self.flight.enter(axis, ranks, f"{op} {detail}", self.check and op not in POINT_TO_POINT)
         started = time.perf_counter()
         try:
             yield

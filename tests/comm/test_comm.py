@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from shardlab import Plan, Ranks, comm
-from shardlab.launch import RankError
+from shardlab.launch import RankError, RankTimeout
 from shardlab.mesh import Axis, Mesh
 from shardlab.theory.ledger import Transfer
 
@@ -132,6 +132,80 @@ def test_a_length_that_does_not_divide_is_named_before_anything_is_sent(ranks: R
 def test_a_source_off_the_axis_is_named() -> None:
     with pytest.raises(ValueError, match=r"src=2 is not on the tp axis of 1 ranks"):
         comm.broadcast(torch.zeros(1), Axis.single(), src=2)
+
+
+def round_the_ring(mesh: Mesh) -> tuple[list[float], list[Transfer]]:
+    """Everybody sends to the next rank, rank 0 to all others too, and nobody sends the empty tensor."""
+    tp = mesh["tp"]
+    n, mine = tp.size, torch.full((3,), float(tp.rank))
+    before, after, from_zero = (tp.rank - 1) % n, (tp.rank + 1) % n, torch.zeros(5)
+    arriving = torch.empty(3)
+    comm.exchange({after: mine}, {before: arriving}, tp)
+    if tp.rank == 0:
+        comm.exchange({peer: torch.full((5,), 10.0 * peer) for peer in range(1, n)}, {}, tp)
+    else:
+        comm.exchange({}, {0: from_zero}, tp)
+    comm.exchange({after: torch.empty(0)}, {before: torch.empty(0)}, tp)
+    comm.exchange({}, {}, tp)
+    return [arriving[0].item(), from_zero[4].item()], mesh.recorder.transfers
+
+
+@pytest.mark.parametrize("degree", [2, 3, 4])
+def test_exchange(ranks: Ranks, degree: int) -> None:
+    rows = ranks.run(round_the_ring, plan=Plan(tp=degree))
+    assert [values for values, _ in rows] == [[(rank - 1) % degree, 10.0 * rank] for rank in range(degree)]
+    sent, more = Transfer("send", "tp", 12), [Transfer("send", "tp", 20)] * (degree - 1)
+    assert [transfers for _, transfers in rows] == [[sent, *more]] + [[sent]] * (degree - 1)
+    assert all(transfer.seconds for _, transfers in rows for transfer in transfers)
+
+
+def wait_for_nothing(mesh: Mesh) -> None:
+    if mesh.rank == 0:
+        comm.exchange({}, {1: torch.empty(2)}, mesh["tp"])
+
+
+def test_an_exchange_that_nobody_answers_is_named() -> None:
+    with Ranks(2) as two, pytest.raises(RankTimeout, match=r"rank 0 waited in exchange #1 on tp \(p2p\)"):
+        two.run(wait_for_nothing, timeout_s=2)
+
+
+def own_and_the_backends(mesh: Mesh) -> bool:
+    partial = mine(mesh.rank, 12, 3)
+    before = partial.clone()
+    theirs, ours = (call(partial, mesh["tp"]) for call in (comm.backend_reduce_scatter, comm.reduce_scatter))
+    return torch.equal(theirs, ours) and torch.equal(partial, before)
+
+
+@pytest.mark.parametrize("degree", DEGREES)
+def test_the_backends_own_reduce_scatter_gives_the_same(ranks: Ranks, degree: int) -> None:
+    assert ranks.run(own_and_the_backends, plan=Plan(tp=degree)) == [True] * degree
+    if degree > 1:
+        assert ranks.transfers == [[Transfer("reduce_scatter", "tp", 12 * 3 * 8)] * 2] * degree
+
+
+def along_dim_0(mesh: Mesh) -> list[torch.Tensor]:
+    """The slices of dim 0 lie in order already and are not copied: the input must be left alone all the same."""
+    tp, tensor = mesh["tp"], mine(mesh.rank, 12, 3)
+    before = tensor.clone()
+    found = [
+        comm.all_gather(tensor, tp, dim=0),
+        comm.all_gather(tensor, tp, dim=-2),
+        comm.reduce_scatter(tensor, tp),
+        comm.all_to_all(tensor, tp, split_dim=0, concat_dim=0),
+    ]
+    for one in found if tp.size > 1 else []:
+        one += 1
+    assert torch.equal(tensor, before)
+    return found
+
+
+@pytest.mark.parametrize("degree", [2, 3, 4])
+def test_along_dim_0(ranks: Ranks, degree: int) -> None:
+    whole = torch.cat([mine(rank, 12, 3) for rank in range(degree)])
+    for rank, (gathered, again, scattered, turned) in enumerate(ranks.run(along_dim_0, plan=Plan(tp=degree))):
+        assert torch.equal(gathered, whole + 1) and torch.equal(again, whole + 1)
+        assert torch.equal(scattered, total(degree, 12, 3).chunk(degree)[rank] + 1)
+        assert torch.equal(turned, torch.cat([mine(r, 12, 3).chunk(degree)[rank] for r in range(degree)]) + 1)
 
 
 def both_axes(mesh: Mesh) -> tuple[int, int, list[str]]:

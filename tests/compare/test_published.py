@@ -8,11 +8,12 @@ from pathlib import Path
 import pytest
 
 from shardlab.measure import record
-from shardlab.theory.collectives import ALGORITHMS
+from shardlab.theory.collectives import ALGORITHMS, busbw_Bps
 from shardlab.theory.transformer import MODELS
 
 FOLDER = Path(__file__).resolve().parents[2] / "labs" / "published"
 ALL_REDUCE = sorted(FOLDER.glob("allreduce_*.csv"))
+COLLECTIVES = [*ALL_REDUCE, FOLDER / "nccl_tests_h100.csv"]
 GOOD = {
     "op": "all_reduce",
     "num_bytes": "1024",
@@ -37,11 +38,11 @@ def write(path: Path, row: dict[str, str]) -> Path:
     return path
 
 
-@pytest.mark.parametrize("path", ALL_REDUCE, ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", COLLECTIVES, ids=lambda path: path.stem)
 def test_every_bundled_row_is_complete(path: Path) -> None:
     rows = record.read_published(path)
     assert rows
-    keys = [(row.num_bytes, row.world_size, row.num_nodes, row.gpu, row.system, row.source) for row in rows]
+    keys = [(row.op, row.num_bytes, row.world_size, row.num_nodes, row.gpu, row.system, row.source) for row in rows]
     assert len(set(keys)) == len(keys)
     for row in rows:
         assert row.op in ALGORITHMS
@@ -50,7 +51,7 @@ def test_every_bundled_row_is_complete(path: Path) -> None:
 
 
 def test_the_files_are_found_from_anywhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert len(ALL_REDUCE) == 3
+    assert len(ALL_REDUCE) == 4
     monkeypatch.chdir(tmp_path)
     assert record.published_folder() == FOLDER
     monkeypatch.chdir(FOLDER.parent)
@@ -63,6 +64,27 @@ def test_numbers_that_the_lab_quotes() -> None:
     assert by_system["SGLang custom all-reduce"] == pytest.approx(7.8e-6)
     assert by_system["vLLM custom all-reduce"] == pytest.approx(11.8e-6)
     assert by_system["NCCL (torch.distributed)"] == pytest.approx(22.65e-6)
+
+
+def test_bus_bandwidths_that_nccl_tests_printed() -> None:
+    """nccl-tests printed time and busbw; the times are bundled, the busbw below is its own, in GB/s."""
+    rows = {
+        (row.op, row.world_size, row.num_bytes): row for row in record.read_published(FOLDER / "nccl_tests_h100.csv")
+    }
+    four = "291.61 312.14 328.65 341.78 348.91 354.56 361.91 364.49 366.43 367.74"
+    eight = "320.32 373.63 416.02 434.61 444.15 469.63 476.70 480.49 482.12 482.75"
+    printed = {
+        ("all_gather", 8, 1 << 30): 345.91,
+        ("reduce_scatter", 4, 1 << 28): 297.68,
+        ("all_to_all", 8, 1 << 27): 287.58,
+        ("send", 4, 1 << 26): 157.96,
+    }
+    for world_size, text in ((4, four), (8, eight)):
+        printed |= {("all_reduce", world_size, 1 << 25 + at): float(one) for at, one in enumerate(text.split())}
+    for (op, world_size, num_bytes), wanted in printed.items():
+        seconds = rows[op, world_size, num_bytes].seconds
+        found = busbw_Bps(op, num_bytes=num_bytes, world_size=world_size, seconds=seconds)
+        assert found / 1e9 == pytest.approx(wanted, rel=1e-4)
 
 
 def test_derived_times_follow_from_what_was_printed() -> None:

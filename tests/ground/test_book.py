@@ -9,12 +9,15 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from html import escape
 from html.parser import HTMLParser
 from pathlib import Path
 
 import nbformat
 import psutil
 import pytest
+
+from shardlab.theory import hardware
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -106,8 +109,21 @@ def test_ends_with_the_table_and_the_page_to_open(book: tuple[Path, str]) -> Non
 
 def test_every_page_is_there(book: tuple[Path, str]) -> None:
     pages, _ = book
-    for name in ("book/index", "book/notation", "book/ledger", "book/bibliography", "labs/00_scratch"):
-        assert (pages / f"{name}.html").is_file()
+    for name in ("index", "notation", "hardware", "ledger", "bibliography"):
+        assert (pages / "book" / f"{name}.html").is_file()
+    assert (pages / "labs" / "00_scratch.html").is_file()
+
+
+def test_the_hardware_page_has_every_link_and_every_source(book: tuple[Path, str]) -> None:
+    pages, _ = book
+    page = (pages / "book" / "hardware.html").read_text()
+    assert "${" not in page
+    for row in hardware.interconnect_table():
+        amount = f"{row.one_way_Bps / 1e9:.3g}"
+        cells = rf"<p>{re.escape(row.title)}[^<]*</p></td>\s*<td[^>]*><p>[≥ ]*<strong>{amount}</strong></p>"
+        assert re.search(cells, page), row.name
+    for source in hardware.catalogue()["source"].values():
+        assert f'href="{escape(source["url"])}"' in page
 
 
 def test_no_page_loads_anything_from_the_network(book: tuple[Path, str]) -> None:

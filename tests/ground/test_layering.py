@@ -13,8 +13,8 @@ ROOT = Path(__file__).resolve().parents[2]
 SOURCES = sorted([*(ROOT / "src").rglob("*.py"), *(ROOT / "kernels").rglob("*.py")])
 # The three places of the house that may talk to a process group.
 DISTRIBUTED = ("src/shardlab/comm.py", "src/shardlab/mesh.py", "src/shardlab/launch/")
-# The contender: the same toy job without any of this package.
-RIVALS = ("src/shardlab/bench/launch.py",)
+# The contenders: the same toy job without any of this package, and the backend's own collectives.
+RIVALS = ("src/shardlab/bench/launch.py", "src/shardlab/bench/collectives.py")
 # May ask what this torch was built with (is_available, is_nccl_available, ...), and nothing else.
 ASKS = ("src/shardlab/doctor.py",)
 # Messages between our own processes, over our own socket pairs: see the first lines of launch/pickles.py.

@@ -1,12 +1,14 @@
 """A network in a list: collectives run message by message, so that a formula meets a count.
 
-Every rank holds n * units integers. A message is (sender, receiver, indices, what to do with them); a round
-is a list of messages that travel at once. The wire counts one byte an integer.
+Every rank holds some integers, cut into n chunks. A message is (sender, receiver, indices, what to do with them);
+a round is a list of messages that travel at once. The wire counts one byte an integer.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+
+from shardlab.theory.split import even_split
 
 Message = tuple[int, int, list[int], Callable[[int, int], int]]
 
@@ -40,9 +42,7 @@ class Network:
         self.rounds += 1
 
     def chunk(self, number: int) -> list[int]:
-        width = len(self.values[0]) // self.size
-        start = (number % self.size) * width
-        return list(range(start, start + width))
+        return list(even_split(len(self.values[0]), self.size)[number % self.size])
 
     @property
     def everything(self) -> list[int]:
@@ -109,3 +109,18 @@ def broadcast_binomial_tree(net: Network, src: int = 0) -> None:
 
 def broadcast_one_shot(net: Network, src: int = 0) -> None:
     net.round([(src, rank, net.everything, take) for rank in range(net.size) if rank != src])
+
+
+def reduce_binomial_tree(net: Network) -> None:
+    """Everything to rank 0: the broadcast's messages backwards."""
+    reach = 1 << (net.size - 1).bit_length() >> 1
+    while reach:
+        net.round(
+            [(one + reach, one, net.everything, add) for one in range(reach) if one + reach < min(2 * reach, net.size)]
+        )
+        reach //= 2
+
+
+def all_reduce_binomial_tree(net: Network) -> None:
+    reduce_binomial_tree(net)
+    broadcast_binomial_tree(net)

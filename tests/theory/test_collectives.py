@@ -6,7 +6,7 @@ import math
 from typing import Literal
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.theory import simulator
 
@@ -32,6 +32,7 @@ def network(size: int, units: int = 3) -> simulator.Network:
         ("recursive_doubling", simulator.all_reduce_recursive_doubling),
         ("one_shot", simulator.all_reduce_one_shot),
         ("two_shot", simulator.all_reduce_two_shot),
+        ("binomial_tree", simulator.all_reduce_binomial_tree),
     ],
 )
 def test_all_reduce_run_message_by_message(n: int, algorithm: str, run) -> None:  # noqa: ANN001
@@ -130,7 +131,8 @@ def test_the_matrix_adds_up_to_what_a_rank_sends(op: str, algorithm: str, n: int
     assert max(sent) == pytest.approx(wire_bytes(op, num_bytes=size, world_size=n, algorithm=algorithm), rel=1e-12)
     assert all(matrix[rank][rank] == 0 for rank in range(n))
     power_of_two = n & (n - 1) == 0
-    if op not in ("broadcast", "send") and (algorithm != "recursive_doubling" or power_of_two):
+    alike = algorithm != "binomial_tree" and (algorithm != "recursive_doubling" or power_of_two)
+    if op not in ("broadcast", "send") and alike:
         received = [sum(column) for column in zip(*matrix, strict=True)]
         assert sent == pytest.approx([sent[0]] * n, rel=1e-12)  # the ranks are alike
         assert received == pytest.approx(sent, rel=1e-12)
@@ -153,6 +155,60 @@ def test_what_gloo_was_seen_to_do_at_four_ranks() -> None:
     assert traffic_matrix("send", 8, 4, src=2, dst=0)[2] == [8, 0, 0, 0]
 
 
+UNEVEN = {
+    ("all_reduce", "ring"): simulator.all_reduce_ring,
+    ("all_reduce", "recursive_doubling"): simulator.all_reduce_recursive_doubling,
+    ("all_reduce", "one_shot"): simulator.all_reduce_one_shot,
+    ("all_reduce", "two_shot"): simulator.all_reduce_two_shot,
+    ("all_reduce", "binomial_tree"): simulator.all_reduce_binomial_tree,
+    ("reduce_scatter", "ring"): simulator.reduce_scatter_ring,
+    ("reduce_scatter", "all_reduce"): simulator.all_reduce_ring,
+    ("reduce_scatter", "one_shot"): simulator.reduce_scatter_one_shot,
+    ("all_gather", "ring"): simulator.all_gather_ring,
+    ("all_gather", "one_shot"): simulator.all_gather_one_shot,
+}
+
+
+@pytest.mark.parametrize("names", UNEVEN, ids="-".join)
+@given(n=st.integers(1, 9), length=st.integers(0, 40), item_bytes=st.integers(1, 9))
+@settings(derandomize=True, deadline=None)
+def test_lengths_that_do_not_divide(names: tuple[str, str], n: int, length: int, item_bytes: int) -> None:
+    """With item_bytes the matrix is that of whole items, to the byte."""
+    op, algorithm = names
+    net = simulator.Network([[1000 * rank + index for index in range(length)] for rank in range(n)])
+    UNEVEN[names](net)
+    size = length * item_bytes
+    counted = [[item_bytes * items for items in row] for row in net.sent]
+    matrix = traffic_matrix(op, size, n, algorithm, direction="successor", item_bytes=item_bytes)
+    assert matrix == counted
+    busiest = wire_bytes(op, num_bytes=size, world_size=n, algorithm=algorithm, item_bytes=item_bytes)
+    assert busiest == max(map(sum, traffic_matrix(op, size, n, algorithm, item_bytes=item_bytes)))
+    closed = wire_bytes(op, num_bytes=size, world_size=n, algorithm=algorithm)
+    assert closed == pytest.approx(busiest) if length % n == 0 else abs(closed - busiest) < 2 * n * item_bytes
+
+
+@pytest.mark.parametrize("n", [2, 3, 4, 8])
+def test_what_gloos_reduce_scatter_costs(n: int) -> None:
+    whole = wire_bytes("all_reduce", num_bytes=24, world_size=n)
+    assert wire_bytes("reduce_scatter", num_bytes=24, world_size=n, algorithm="all_reduce") == whole
+    assert wire_bytes("reduce_scatter", num_bytes=24, world_size=n) == pytest.approx(whole / 2)
+    assert steps("reduce_scatter", world_size=n, algorithm="all_reduce") == steps("all_reduce", world_size=n)
+
+
+def test_bytes_moved_through_shared_memory() -> None:
+    moved = collectives.shared_memory_bytes
+    assert moved("all_reduce", num_bytes=12, world_size=4) == 48  # 12 in, 12 of each of three peers out
+    assert moved("all_reduce", num_bytes=12, world_size=4, algorithm="two_shot") == (9 + 9) + (3 + 9)
+    assert moved("reduce_scatter", num_bytes=12, world_size=4) == 9 + 9
+    assert moved("all_to_all", num_bytes=12, world_size=4) == 9 + 9
+    assert moved("all_gather", num_bytes=12, world_size=4) == 3 + 9
+    assert moved("broadcast", num_bytes=12, world_size=4) == 12
+    assert moved("send", num_bytes=12, world_size=4) == 12
+    assert moved("all_reduce", num_bytes=12, world_size=1) == 0
+    # 5 items of 4 bytes on 3 ranks are 2, 2 and 1: rank 0 puts in 3 items and reads its 2 twice
+    assert moved("reduce_scatter", num_bytes=20, world_size=3, item_bytes=4) == 4 * (3 + 4)
+
+
 def test_alpha_beta_times() -> None:
     link = Link(alpha_s=2.0, bandwidth_Bps=4.0)
     assert time_s("all_reduce", num_bytes=16, world_size=4, link=link) == 6 * 2 + 24 / 4
@@ -161,6 +217,8 @@ def test_alpha_beta_times() -> None:
         assert seconds == rounds * (2 + 4)
     assert time_s("broadcast", num_bytes=16, world_size=5, link=link) == 3 * (2 + 4)
     assert time_s("all_reduce", num_bytes=16, world_size=4, link=link, algorithm="one_shot") == 2 + 48 / 4
+    assert time_s("all_reduce", num_bytes=16, world_size=5, link=link, algorithm="binomial_tree") == 6 * (2 + 4)
+    assert time_s("reduce_scatter", num_bytes=16, world_size=4, link=link, algorithm="all_reduce") == 6 * 2 + 24 / 4
 
 
 @given(n=st.integers(2, 64), size=st.integers(1, 2**40))
@@ -191,6 +249,12 @@ def test_busbw_of_a_perfect_ring_is_the_link(n: int, size: int) -> None:
         (lambda: traffic_matrix("broadcast", 1, 2, src=2), r"src=2 .*allowed: 0\.\.1"),
         (lambda: traffic_matrix("send", 1, 2, dst=0), "dst=0"),
         (lambda: traffic_matrix("all_reduce", 1, 2, direction="left"), "direction='left'; allowed"),  # type: ignore[arg-type]
+        (lambda: wire_bytes("all_reduce", num_bytes=10, world_size=2, item_bytes=4), "item_bytes=4"),
+        (lambda: traffic_matrix("all_reduce", 8, 2, item_bytes=0), "item_bytes=0"),
+        (
+            lambda: collectives.shared_memory_bytes("all_reduce", num_bytes=1, world_size=2, algorithm="ring"),
+            "algorithm='ring' over shared memory; allowed: one_shot, two_shot",
+        ),
         (lambda: collectives.algbw_Bps(1, 0), "seconds=0"),
         (lambda: Link(alpha_s=-1, bandwidth_Bps=1), "alpha_s=-1"),
         (lambda: Link(alpha_s=0, bandwidth_Bps=0), "bandwidth_Bps=0"),

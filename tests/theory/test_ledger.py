@@ -66,9 +66,10 @@ def test_seconds_take_no_part_in_comparison() -> None:
     ("plan", "more", "said"),
     [
         (Plan(tp=5), {}, "tp=5"),
-        (Plan(pp=2), {}, "pp=2"),
-        (Plan(cp=2), {}, "cp=2"),
-        (Plan(tp=2, ep=2), {}, "ep=2"),
+        (Plan(pp=3), {}, "pp=3 .*num_layers=2.*degrees that work: 1..2"),
+        (Plan(cp=6), {}, "seq=5 cannot be split over cp=6"),
+        (Plan(tp=2, ep=2), {}, "ep=2.*has no experts"),
+        (Plan(pp=2), {"stage": 2}, "stage=2 is not a stage of pp=2; allowed: 0..1"),
         (Plan(tp=2), {"batch": 0}, "batch=0"),
         (Plan(tp=2), {"seq": 0}, "seq=0"),
         (Plan(tp=2), {"logit_positions": 0}, "logit_positions=0"),

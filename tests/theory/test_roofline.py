@@ -49,6 +49,20 @@ def test_decode_reads_the_weights_and_the_cache_once() -> None:
     assert tied_found == max(per_rank.weight_bytes(tied, 3, 2)) + kv
 
 
+def test_every_byte_doubles_with_the_width_of_a_number() -> None:
+    two, four = (roofline.hbm_bytes(LLAMA, 8, batch=2, seq=3, past=50, dtype_bytes=width) for width in (2, 4))
+    assert four == 2 * two
+
+
+def test_experts_and_latent_attention_under_tensor_parallelism() -> None:
+    deepseek = MODELS["deepseek-v3"]
+    assert roofline.hbm_bytes(deepseek, 8, batch=1, seq=1) < max(per_rank.weight_bytes(deepseek, 8, 2)) / 4
+    split = roofline.flops(deepseek, 8, batch=1, seq=64) * 8
+    compressions = 2 * 64 * 61 * deepseek.d_model * (1536 + 576)  # whole on every rank, as the router is
+    routers = 2 * 64 * 58 * deepseek.router_parameters
+    assert split - roofline.flops(deepseek, 1, batch=1, seq=64) == 7 * (compressions + routers)
+
+
 def test_bounds() -> None:
     times = roofline.Times(math_s=1.0, hbm_s=2.0, comms_s=5.0)
     assert (times.on_chip_s, times.lower_s, times.upper_s) == (2.0, 5.0, 7.0)

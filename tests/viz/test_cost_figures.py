@@ -12,6 +12,12 @@ from matplotlib.patches import Rectangle
 from tests.viz.cost_figures import CONTENDERS, bars, filled, forecast, gallery, times
 
 from shardlab import viz
+from shardlab.measure.point import Point
+from shardlab.theory.collectives import time_s
+from shardlab.theory.hardware import cluster, link
+from shardlab.theory.plan import Workload, search
+from shardlab.theory.transformer import MODELS
+from shardlab.theory.units import bandwidth_text, seconds_text
 from shardlab.viz.curves import TICKS
 
 
@@ -88,3 +94,65 @@ def test_ticks_say_their_unit(unit: str, value: float, text: str) -> None:
 def test_what_cannot_be_drawn_is_refused(call: Callable[[], Figure], words: str) -> None:
     with pytest.raises(ValueError, match=words):
         call()
+
+
+def point(num_bytes: int, median_s: float, op: str = "all_reduce") -> Point:
+    return Point(
+        op=op,
+        algorithm="ring",
+        transport="backend",
+        backend="gloo",
+        world_size=4,
+        num_bytes=num_bytes,
+        median_s=median_s,
+        p10_s=median_s / 2,
+        p90_s=2 * median_s,
+        algbw_Bps=0.0,
+        busbw_Bps=0.0,
+        steps=6,
+        sent_bytes=0,
+        counted="recorded",
+        traffic=(),
+        rounds=5,
+    )
+
+
+def test_a_sweep_becomes_a_curve() -> None:
+    points = [point(4096, 2e-3), point(1024, 1e-3)]
+
+    def model(size: float) -> float:
+        return size * 1e-6
+
+    curve = viz.swept("ring", points, model)
+    assert curve.points == [(1024, 1e-3, 5e-4, 2e-3), (4096, 2e-3, 1e-3, 4e-3)]
+    assert [x for x, _ in curve.line] == pytest.approx([1024, 1448.2, 2048, 2896.3, 4096], rel=1e-4)
+    assert all(y == pytest.approx(model(x)) for x, y in curve.line)
+    # busbw = S / t * 2(n-1)/n, and a long time is a low bandwidth
+    assert viz.swept_busbw("ring", points).points[1] == pytest.approx((4096, 3.072e6, 1.536e6, 6.144e6))
+    assert viz.signed_errors("ring", points, model).points == [
+        (1024, pytest.approx(0.024)),
+        (4096, pytest.approx(1.048)),
+    ]
+    with pytest.raises(ValueError, match="one op"):
+        viz.swept("two", [point(1, 1), point(1, 1, "broadcast")])
+
+
+def test_the_knobs_of_lab_01_are_the_formulas() -> None:
+    html = viz.bandwidth_knobs("all_reduce", "1 MB", 8, "nvlink4")
+    seconds = time_s("all_reduce", num_bytes=1e6, world_size=8, link=link("nvlink4"))
+    for text in ("1.75 MB", seconds_text(seconds), bandwidth_text(1e6 / seconds * 1.75), "450 GB/s"):
+        assert f"<b>{text}</b>" in html
+    with pytest.raises(ValueError, match="size='2 MB'"):
+        viz.bandwidth_knobs("all_reduce", "2 MB", 8, "nvlink4")
+
+
+def test_the_knobs_of_lab_07_are_the_search() -> None:
+    asked = Workload(512, 256, slo_tpot_s=0.030, stored="int4")
+    best = search(MODELS["llama-3-8b"], cluster("dgx-h100"), asked).ranked[0]
+    html = viz.plan_knobs("int4", "30 ms", 512, model="llama-3-8b", cluster="dgx-h100")
+    assert f"<b>{best.tokens_per_s_per_gpu:,.0f} tok/s</b>" in html and f"bound by {best.bound}" in html
+    # 405B in bf16 over one node's links: a token takes longer than 15 ms however it is split
+    slow = viz.plan_knobs("bf16", "15 ms", 512, model="llama-3-405b", cluster="dgx-h100:2")
+    assert "No plan keeps it; the nearest needs" in slow
+    with pytest.raises(ValueError, match="TPOT='1 ms'; allowed: 15 ms"):
+        viz.plan_knobs("bf16", "1 ms", 512)

@@ -22,10 +22,14 @@ from shardlab.bench import Row
 MODULES = {
     "launch": "starting ranks",
     "sched": "the scheduler's class",
+    "collectives": "our collectives against the backend's",
     "wire": "bytes on the wire",
     "speedup": "two ranks against one",
     "overhead": "our layers against plain torch",
+    "planner": "the planner against the clock",
     "faults": "time to an error, failures in many launches",
+    "cost_model": "the cost model on this machine",
+    "cost_published": "the cost model on published all-reduces",
 }
 
 

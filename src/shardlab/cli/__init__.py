@@ -12,7 +12,9 @@ import typer
 from shardlab.cli.doctor import doctor
 from shardlab.cli.generate import generate
 from shardlab.cli.plain import plain_errors
+from shardlab.cli.plan import plan
 from shardlab.cli.run import run
+from shardlab.cli.sweep import sweep
 from shardlab.cli.weights import weights
 
 app = typer.Typer(
@@ -39,4 +41,6 @@ def options(
 app.command()(plain_errors(doctor))
 app.command()(plain_errors(run))
 app.command()(plain_errors(generate))
+app.command()(plain_errors(sweep))
+app.command()(plain_errors(plan))
 app.command()(plain_errors(weights))

@@ -8,6 +8,7 @@ import typer
 def doctor() -> None:
     """Say what this machine can run and measure, what is missing, and what to do."""
     from rich.console import Console
+    from rich.padding import Padding
     from rich.table import Table
     from rich.text import Text
 
@@ -29,6 +30,10 @@ def doctor() -> None:
             words.append(f"\n{finding.advice}", style="dim")
         table.add_row(Text(finding.state, style=colors[finding.state]), finding.what, words)
     console.print(table)
+    console.print()
+    console.print(Text("topology", style="bold"))
+    for line in physician.topology():
+        console.print(Padding(Text(line), (0, 0, 0, 2)))
     console.print()
     console.print(physician.summary(findings))
     if any(finding.state == "missing" for finding in findings):

@@ -13,6 +13,7 @@ import typer
 
 from shardlab.cli.plain import Mistake, positive
 from shardlab.cli.programs import arguments, find, programs
+from shardlab.theory.plan import Plan
 
 if TYPE_CHECKING:
     from shardlab.theory.ledger import Transfer
@@ -23,6 +24,10 @@ def run(
     tp: Annotated[
         int | None,
         typer.Option(parser=positive, metavar="INTEGER", help="Ranks (2). Under torchrun: all of the job's."),
+    ] = None,
+    dp: Annotated[
+        int | None,
+        typer.Option(parser=positive, metavar="INTEGER", help="Replicas (1), of --tp ranks each."),
     ] = None,
     settings: Annotated[
         list[str] | None,
@@ -40,16 +45,16 @@ def run(
         return
     given = arguments(find(program), settings or [])
     if "RANK" in os.environ and "WORLD_SIZE" in os.environ:
-        _as_one_rank(program, tp, given)
+        _as_one_rank(program, dp, tp, given)
     else:
-        _on_ranks(program, tp or 2, given)
+        _on_ranks(program, Plan(dp=dp or 1, tp=tp or (1 if dp else 2)), given)
 
 
-def _on_ranks(program: str, tp: int, given: dict[str, Any]) -> None:
+def _on_ranks(program: str, plan: Plan, given: dict[str, Any]) -> None:
     from shardlab import Ranks
 
-    with Ranks(tp) as ranks:
-        results = ranks.run(_function(program), wire=True, **given)
+    with Ranks(plan.world_size) as ranks:
+        results = ranks.run(_function(program), plan=plan, wire=True, **given)
         for rank, result in enumerate(results):
             typer.echo(f"rank {rank}: {result}")
         typer.echo(f"recorded, rank 0: {_transfers(ranks.transfers[0])}")
@@ -59,19 +64,27 @@ def _on_ranks(program: str, tp: int, given: dict[str, Any]) -> None:
             typer.echo(str(error))
 
 
-def _as_one_rank(program: str, tp: int | None, given: dict[str, Any]) -> None:
+def _as_one_rank(program: str, dp: int | None, tp: int | None, given: dict[str, Any]) -> None:
     """torchrun has started this process as one rank of a job: be that rank, and print what it found."""
-    world_size = os.environ["WORLD_SIZE"]
-    if tp is not None and str(tp) != world_size:
-        raise Mistake(f"--tp {tp}: torchrun started {world_size} ranks; leave --tp away, or give {world_size}")
+    plan = _plan_of_job(int(os.environ["WORLD_SIZE"]), dp, tp)
     from shardlab.launch import torchrun
 
-    with torchrun.join() as mesh:
+    with torchrun.join(plan) as mesh:
         result = _function(program)(mesh, **given)
         # one write a rank, so that the lines of ranks on one terminal stay whole
         os.write(1, f"rank {mesh.rank}: {result}\n".encode())
         if mesh.rank == 0:
             os.write(1, f"recorded, rank 0: {_transfers(mesh.recorder.transfers)}\n".encode())
+
+
+def _plan_of_job(world_size: int, dp: int | None, tp: int | None) -> Plan:
+    """What is left away takes the ranks that are there. Raises Mistake where the degrees do not come to world_size."""
+    if dp is None and tp is not None and tp != world_size:
+        raise Mistake(f"--tp {tp}: torchrun started {world_size} ranks; leave --tp away, or give {world_size}")
+    dp = dp or 1
+    if world_size % dp or tp not in (None, world_size // dp):
+        raise Mistake(f"--dp {dp}{f' --tp {tp}' if tp else ''}: torchrun started {world_size} ranks, which is dp x tp")
+    return Plan(dp=dp, tp=world_size // dp)
 
 
 def _function(program: str) -> Callable[..., Any]:

@@ -88,7 +88,7 @@ def absent(rows: Sequence[Row], waiters: Iterable[int]) -> list[tuple[Waiting, l
     found: dict[tuple[str, tuple[int, ...], int], tuple[Waiting, list[int], list[int]]] = {}
     for rank in waiters:
         waiting = rows[rank].waits_in
-        if waiting is None or waiting.op in ("send", "recv"):
+        if waiting is None or waiting.op in recorder.POINT_TO_POINT:
             continue
         gone = [r for r in waiting.ranks if _number(rows[r], waiting) < waiting.number]
         if gone:

@@ -5,23 +5,18 @@ Nothing here reads weights, so a caller learns whether a model and a degree fit 
 
 from __future__ import annotations
 
-import json
-import math
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from shardlab.layers.rope import LinearScaling, Llama3Scaling, Scaling
+from shardlab.theory.hugging_face import ConfigError as ConfigError
+from shardlab.theory.hugging_face import Fields as Fields
+from shardlab.theory.hugging_face import read_json, shape_from_config
 from shardlab.theory.transformer import Shape
 
 SUPPORTED = {"llama": "LlamaForCausalLM", "mistral": "MistralForCausalLM", "qwen3": "Qwen3ForCausalLM"}
-MAX_CONFIG_BYTES = 1 << 20
 MAX_POSITIONS = 1 << 30
-
-
-class ConfigError(ValueError):
-    """A model that cannot be run here, or a description that makes no sense. Names the file and the key."""
 
 
 @dataclass(frozen=True)
@@ -37,63 +32,16 @@ class ModelConfig:
     eos_ids: tuple[int, ...] = ()
 
 
-class Fields:
-    """Typed look-ups in somebody's description of a model, which name the file and the key when they fail."""
-
-    def __init__(self, values: Mapping[str, Any], source: str) -> None:
-        self.values, self.source = values, source
-
-    def error(self, key: str, what: str) -> ConfigError:
-        return ConfigError(f"{self.source}: {key}: {what}")
-
-    def count(self, key: str, default: int | None = None, most: int = 1 << 20) -> int:
-        """An integer of 1..most. A key that is absent or null takes the default."""
-        value = self.values.get(key)
-        value = default if value is None else value
-        if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= most:
-            raise self.error(key, f"{value!r}: an integer of 1..{most} is needed")
-        return value
-
-    def number(self, key: str, default: float | None = None) -> float:
-        """A positive number."""
-        value = self.values.get(key)
-        value = default if value is None else value
-        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
-            raise self.error(key, f"{value!r}: a positive number is needed")
-        return float(value)
-
-    def flag(self, key: str) -> bool:
-        """true or false; absent is false."""
-        value = self.values.get(key, False)
-        if not isinstance(value, bool):
-            raise self.error(key, f"{value!r}: true or false is needed")
-        return value
-
-
 def read_config(folder: Path) -> ModelConfig:
     """folder/config.json -> ModelConfig. Raises ConfigError for a missing or odd file, or an unknown architecture."""
     path = folder / "config.json"
     if not path.is_file():
         raise ConfigError(f"{path}: not found; a model folder holds config.json and safetensors files")
-    values = _read_json(path)
+    values = read_json(path)
     generation = folder / "generation_config.json"  # chat models list all their ends of text there
     if generation.is_file():
-        values["eos_token_id"] = _read_json(generation).get("eos_token_id") or values.get("eos_token_id")
+        values["eos_token_id"] = read_json(generation).get("eos_token_id") or values.get("eos_token_id")
     return from_hugging_face(values, str(path))
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    if path.stat().st_size > MAX_CONFIG_BYTES:
-        raise ConfigError(f"{path}: larger than {MAX_CONFIG_BYTES} bytes: not a model's config")
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ConfigError(f"{path}: not valid JSON: {error}") from None
-    except RecursionError:
-        raise ConfigError(f"{path}: nested too deeply") from None
-    if not isinstance(values, dict):
-        raise ConfigError(f"{path}: a JSON object is needed")
-    return values
 
 
 def from_hugging_face(values: dict[str, Any], source: str = "config") -> ModelConfig:
@@ -107,29 +55,7 @@ def from_hugging_face(values: dict[str, Any], source: str = "config") -> ModelCo
         raise get.error("quantization_config", "quantized safetensors are not supported; use the unquantized model")
     if values.get("hidden_act", "silu") != "silu":
         raise get.error("hidden_act", f"{values['hidden_act']!r} is not supported; supported: silu")
-    num_heads = get.count("num_attention_heads")
-    d_model = get.count("hidden_size")
-    # A key that the file leaves out has its architecture's default, as in transformers.
-    head_dim = get.count("head_dim", 128 if model_type == "qwen3" else d_model // num_heads)
-    try:
-        shape = Shape(
-            num_layers=get.count("num_hidden_layers"),
-            d_model=d_model,
-            d_ff=get.count("intermediate_size"),
-            num_heads=num_heads,
-            num_kv_heads=get.count("num_key_value_heads", num_heads),
-            head_dim=head_dim,
-            vocab_size=get.count("vocab_size"),
-            tied_embeddings=get.flag("tie_word_embeddings"),
-            attention_bias=get.flag("attention_bias") and model_type != "mistral",
-            mlp_bias=get.flag("mlp_bias") and model_type == "llama",
-            qk_norm=model_type == "qwen3",
-            name=str(values.get("_name_or_path") or model_type),
-        )
-    except ConfigError:
-        raise
-    except ValueError as error:
-        raise ConfigError(f"{source}: {error}") from None
+    shape = shape_from_config(values, source)
     theta, scaling = _rope(values, get)
     return ModelConfig(
         shape=shape,

@@ -4,45 +4,30 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from shardlab.theory import ledger, per_rank
+from shardlab.theory import ledger, work
 from shardlab.theory.collectives import time_s
 from shardlab.theory.hardware import Accelerator, Link
 from shardlab.theory.plan import Plan
+from shardlab.theory.precision import KVPrecision, Precision
 from shardlab.theory.transformer import Shape
 
 
 def flops(shape: Shape, tp: int, *, batch: int, seq: int, past: int = 0, logit_positions: int | None = None) -> float:
-    """FLOPs of the busiest rank for one forward of `seq` new tokens after `past` cached ones (prefill: past=0).
+    """FLOPs of the busiest tensor-parallel rank for one forward of `seq` new tokens after `past` cached ones.
 
-    Two FLOPs a weight and token in every matrix, plus causal attention: token i reads past + i + 1 keys, with
-    2 FLOPs for the score and 2 for the value, a head and element. Norms, RoPE and softmax are left out.
+    work.stage_flops has the rules, and whole plans.
     """
-    _check(batch=batch, seq=seq)
-    heads = max(len(one) for one in per_rank.query_heads(shape, tp))
-    groups = max(len(one) for one in per_rank.kv_heads(shape, tp))
-    matrices = shape.d_model * shape.head_dim * (2 * heads + 2 * groups)
-    matrices += 3 * shape.d_model * -(-shape.d_ff // tp)
-    positions = seq if logit_positions is None else logit_positions
-    keys_read = seq * past + seq * (seq + 1) // 2
-    per_sequence = 2.0 * seq * shape.num_layers * matrices
-    per_sequence += 4.0 * shape.num_layers * heads * shape.head_dim * keys_read
-    per_sequence += 2.0 * positions * shape.d_model * -(-shape.vocab_size // tp)
-    return batch * per_sequence
+    found = work.stage_flops(shape, Plan(tp=tp), batch=batch, seq=seq, past=past, logit_positions=logit_positions)
+    return found[0]
 
 
 def hbm_bytes(shape: Shape, tp: int, *, batch: int, seq: int, past: int = 0, dtype_bytes: int = 2) -> float:
-    """Bytes that the busiest rank must move: every weight once, the cached K and V, and the new ones written.
+    """Bytes that the busiest tensor-parallel rank must move: its weights once, the cached K and V, the new ones.
 
-    The embedding is a lookup: only the rows of the tokens are read, unless the output matrix is tied to it.
-    Activations stay in cache in this count, so it is a floor.
+    Weights and cache at dtype_bytes a number. work.stage_hbm_bytes has the rules, whole plans and other precisions.
     """
-    _check(batch=batch, seq=seq)
-    weights = max(per_rank.weight_bytes(shape, tp, dtype_bytes))
-    if not shape.tied_embeddings:
-        rows = -(-shape.vocab_size // tp)
-        weights -= max(0, rows - batch * seq) * shape.d_model * dtype_bytes
-    kv = max(per_rank.kv_bytes_per_token(shape, tp, dtype_bytes))
-    return float(weights + batch * (past + seq) * kv)
+    stored, kv = Precision("", 8 * dtype_bytes, 8 * dtype_bytes), KVPrecision("", dtype_bytes)
+    return work.stage_hbm_bytes(shape, Plan(tp=tp), stored, kv, batch=batch, seq=seq, past=past)[0]
 
 
 @dataclass(frozen=True)
@@ -100,9 +85,3 @@ def forward_times(
         hbm_s=hbm_bytes(shape, tp, batch=batch, seq=seq, past=past, dtype_bytes=dtype_bytes) / accelerator.hbm_Bps,
         comms_s=comms_s(transfers, world_size=tp, link=accelerator.link),
     )
-
-
-def _check(**sizes: int) -> None:
-    for name, value in sizes.items():
-        if value < 1:
-            raise ValueError(f"{name}={value}: 1 or more is needed")

@@ -15,9 +15,12 @@ from shardlab.viz.link_knobs import bandwidth_knobs
 from shardlab.viz.logbars import LogBar, log_bars
 from shardlab.viz.memory import Filled, memory
 from shardlab.viz.paying import decode_step
+from shardlab.viz.plan_knobs import plan_knobs
 from shardlab.viz.source import source
 from shardlab.viz.split import mlp_split
+from shardlab.viz.swept import signed_errors, swept, swept_busbw
 from shardlab.viz.time import Timed, forward_time, timed
+from shardlab.viz.topology import topology
 from shardlab.viz.traffic import traffic
 from shardlab.viz.volume import Sweep, volume
 from shardlab.viz.widgets import explore
@@ -45,9 +48,14 @@ __all__ = [
     "log_bars",
     "memory",
     "mlp_split",
+    "plan_knobs",
     "show",
+    "signed_errors",
     "source",
+    "swept",
+    "swept_busbw",
     "timed",
+    "topology",
     "traffic",
     "traffic_gallery",
     "volume",

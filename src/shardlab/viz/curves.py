@@ -14,6 +14,7 @@ from shardlab.theory.units import bandwidth_text, bytes_text
 from shardlab.viz.style import INK, MUTED, PETROFF, blank, bytes_tick, seconds_tick, styled
 
 Pair = tuple[float, float]
+_FEW_DECADES = 300
 _MARKERS = "osD^vPX*"  # a curve has its own mark, so that it can be told without its colour
 
 
@@ -113,6 +114,9 @@ def _panel(ax: Axes, panel: Panel, styles: dict[str, int], handles: dict[str, Ar
         ax.set_xscale("log", base=2 if panel.x == "sizes" else 10)
     if panel.logy:
         ax.set_yscale("log")
+        low, high = ax.get_ylim()
+        if high / low < _FEW_DECADES:  # powers of ten alone would leave one tick, or none
+            ax.yaxis.set_major_locator(LogLocator(base=10, subs=(1.0, 2.0, 5.0)))
         ax.yaxis.set_minor_formatter(NullFormatter())
     if panel.logx and panel.x == "sizes":
         ax.xaxis.set_major_locator(LogLocator(base=2, numticks=5))

@@ -13,7 +13,7 @@ from numpy.typing import ArrayLike
 from shardlab.viz.style import MAP, blank, styled
 
 _MOST = 8
-_COLUMNS = 4
+_COLUMNS = {1: 4, 2: 4, 3: 4, 4: 4, 5: 5, 6: 3, 7: 4, 8: 4}  # of a page, by the number of matrices
 _NUMBERED = 4
 
 
@@ -33,9 +33,9 @@ def traffic_gallery(sheets: Mapping[str, ArrayLike], unit_bytes: float, unit: st
         if array.ndim != 2 or array.shape[0] != array.shape[1]:
             raise ValueError(f"{name}: a T x T matrix is needed, and this has shape {array.shape}")
     top = max(float(array.max()) for array in arrays.values()) or 1.0
-    rows = -(-len(arrays) // _COLUMNS)
-    columns = min(len(arrays), _COLUMNS)
-    figure = blank(0.35 + 2.05 * rows)
+    width = _COLUMNS[len(arrays)]
+    rows, columns = -(-len(arrays) // width), min(len(arrays), width)
+    figure = blank(0.45 + (1.75 if columns == 5 else 2.05) * rows)
     axes = figure.subplots(rows, columns, squeeze=False)
     for ax in axes.flat[len(arrays) :]:
         ax.set_axis_off()

@@ -1,0 +1,74 @@
+"""A cost model of this machine in a few seconds: a few sizes of every implementation, timed in turns and fitted."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+
+from shardlab.algorithms import Implementation
+from shardlab.launch import Ranks
+from shardlab.measure.fit import Sample, fit
+from shardlab.measure.sweep import cells_of, journal_of, runnable, time_on
+from shardlab.measure.timer import Stats
+from shardlab.programs.collectives import Cell
+from shardlab.theory.cost import CostModel, critical_path
+
+OPS = ("all_reduce", "all_gather", "reduce_scatter", "all_to_all", "broadcast")
+TRANSPORTS = ("backend", "shared_memory")
+SIZES = tuple(1 << exponent for exponent in range(10, 23, 3))  # 1 KiB, 8 KiB, ... 4 MiB
+ROUNDS = 15
+SAMPLE_S = 0.002  # many short samples: a neighbour on the machine spoils some of them, and the median does not see it
+
+# Of the budget, what the program's start and end and the fits take.
+_AROUND_S = 0.25
+
+
+def calibrate(
+    ranks: Ranks,
+    world_size: int | None = None,
+    budget_s: float = 3.0,
+    *,
+    ops: Sequence[str] = OPS,
+    transports: Sequence[str] = TRANSPORTS,
+    sizes: Sequence[int] = SIZES,
+) -> CostModel:
+    """The model of world_size ranks (default: all of the pool), within `budget_s` seconds once the pool is warm.
+
+    Everything in the budget is counted: setting up, timing, fitting. Each implementation of `ops` over `transports`
+    gets its own constants, fitted in relative error to the medians of up to ROUNDS rounds. The model is meant for
+    sizes between the smallest and the largest of `sizes`.
+    Raises ValueError where nothing is left to measure, or for a budget too small for one round of anything.
+    """
+    began = time.monotonic()
+    degree = ranks.world_size if world_size is None else world_size
+    if not 2 <= degree <= ranks.world_size:
+        raise ValueError(f"world_size={degree}; allowed: 2..{ranks.world_size}, the size of the pool")
+    if not budget_s >= 1:
+        raise ValueError(f"budget_s={budget_s}; allowed: 1 or more seconds")
+    chosen = [one for one in runnable(ranks.backend) if one.op in ops and one.transport in transports]
+    if not chosen or len(set(sizes)) < 3:
+        raise ValueError(f"ops={ops}, transports={transports}, sizes={sizes}: one known op and transport, three sizes")
+    ranks.start()
+    cells = cells_of(chosen, sizes, degree)
+    timed = time_all(ranks, cells, degree, rounds=ROUNDS, budget_s=budget_s - _AROUND_S - (time.monotonic() - began))
+    return fitted(timed, degree)
+
+
+def time_all(
+    ranks: Ranks, cells: Sequence[Cell], degree: int, *, rounds: int, budget_s: float | None = None
+) -> dict[Cell, Stats]:
+    """Every cell's samples, all of them timed in turns in one run."""
+    with journal_of(degree, len(cells), rounds) as journal:
+        time_on(ranks, cells, degree, journal, sample_s=SAMPLE_S, budget_s=budget_s)
+        timed = {cell: journal.stats(number) for number, cell in enumerate(cells)}
+    return {cell: stats for cell, stats in timed.items() if stats is not None}
+
+
+def fitted(timed: Mapping[Cell, Stats], degree: int) -> CostModel:
+    """One Cost for each implementation, from the medians at its sizes."""
+    samples: dict[Implementation, list[Sample]] = {}
+    for cell, stats in timed.items():
+        one = cell.implementation
+        hops, path = critical_path(one.op, num_bytes=cell.num_bytes, world_size=degree, algorithm=one.algorithm)
+        samples.setdefault(one, []).append(Sample(hops, path, stats.median_s))
+    return CostModel({(one.op, one.algorithm, one.transport, degree): fit(found) for one, found in samples.items()})
