@@ -41,8 +41,7 @@ class Cheapest:
             {
                 key: cost
                 for key, cost in model.items()
-                if key.world_size == axis.size
-                and key.transport in transports
+                if key.transport in transports
                 and (shared is not None or key.transport != "shared_memory")
                 and Implementation(*key[:3]) in algorithms.IMPLEMENTATIONS
             }

@@ -14,7 +14,8 @@ import networkx as nx
 import psutil
 import pynvml
 import pytest
-from tests.topology.machines import GIB, MACHINES, Nvml, Sys
+from tests.topology.machines import MACHINES
+from tests.topology.made_up import GIB, Nvml, Sys
 
 from shardlab import topology
 from shardlab.topology.graph import edges_of_kind

@@ -103,7 +103,7 @@ def test_wider_is_faster_and_dashed_is_not_known() -> None:
 def test_direct_links_are_arcs_one_a_pair() -> None:
     figure = drawn("mesh-a100")
     arcs = [patch for patch in figure.axes[0].patches if isinstance(patch, Arc)]
-    assert len(arcs) == 6 and {arc.get_linestyle() for arc in arcs} == {"solid"}
+    assert len(arcs) == 6 and {arc.get_linestyle() for arc in arcs} == {"-"}
     ends = sorted(x for arc in arcs for x in (arc.center[0] - arc.width / 2, arc.center[0] + arc.width / 2))
     assert min(b - a for a, b in zip(ends, ends[1:], strict=False)) > 0.05  # no two ends in one place
     outlined = drawn("crowd")

@@ -18,6 +18,7 @@ from shardlab.theory.split import even_split
 ITEM_BYTES = 4  # fp32
 _SMALL = 1 << 20  # bytes; up to here a call is too short to be estimated from one
 _MOST_CALLS = 500
+_WARM_FROM = 4  # calls in a sample; a longer one can spare a first call that is not counted
 _TURN_S = 3e-4  # what a turn costs beside its calls: the barrier
 _SHORTEST_S = 5e-4  # of a sample; below, the ranks' different starts would be most of it
 _PERIOD = 1021  # values of an input: 0..1020 and the rank; sums over 8 ranks are exact in fp32
@@ -90,13 +91,13 @@ def time_cells(
             sample_s = _agree(mesh, _affordable_s(estimates, sample_s, left_s / rounds))
         calls = [_calls(work, seconds, sample_s) for work, seconds in zip(works, estimates, strict=True)]
         for cell, (number, seconds) in enumerate(zip(calls, estimates, strict=True)):
-            journal.expect(axis.rank, cell, _TURN_S + (number + 1) * seconds)
+            journal.expect(axis.rank, cell, _TURN_S + (number + (number >= _WARM_FROM)) * seconds)
         done, longest_s = 0, 0.0
         while done < rounds:
             began = time.perf_counter()
             first = done * len(cells) // rounds
             for cell in [*range(first, len(cells)), *range(first)]:
-                if calls[cell] > 1:
+                if calls[cell] >= _WARM_FROM:
                     works[cell](0)  # the cell before has filled the caches with its own
                 journal.write(axis.rank, cell, done, works[cell].seconds(calls[cell]))
             done += 1
@@ -155,7 +156,7 @@ def _estimates_s(mesh: Mesh, works: Sequence[Work]) -> list[float]:
     for work in works:
         work(0)  # touches the pages of its results for the first time
         small = work.cell.num_bytes <= _SMALL
-        mine.append(min(work.seconds(axis.size if small else 1) for _ in range(3 if small else 1)))
+        mine.append(min(work.seconds(2) for _ in range(2)) if small else work.seconds(1))
     everyone = comm.all_gather(torch.tensor([mine], dtype=torch.float64, device=mesh.device), axis, dim=0)
     return everyone.amax(0).tolist()
 

@@ -20,6 +20,7 @@ EDGE, GAP = 0.1, 0.3  # the margin, and from one row to the next
 FIELD = WIDTH_IN - 2 * EDGE
 BAR = LINE_IN + 0.1  # a box with one line of text
 DEVICE = 2 * LINE_IN + 0.1  # with two
+ARC = 0.19  # what an arc rises with every column that it spans
 
 
 class Places:
@@ -89,7 +90,7 @@ class Places:
         if "nvswitch" in graph:
             return BAR + GAP + 0.05
         spans = [span for *_, span in arcs(graph, self)]
-        return 0.14 + 0.13 * max(spans) if spans else 0.05
+        return 0.06 + ARC * (max(spans) + 0.5) if spans else 0.05
 
 
 def arcs(graph: nx.Graph, places: Places) -> list[tuple[float, float, dict[str, Any], int]]:

@@ -15,7 +15,7 @@ from shardlab.topology.columns import Column
 from shardlab.topology.describe import names_text
 from shardlab.topology.graph import ranges_text, rate_text
 from shardlab.viz.numa_box import draw_numa
-from shardlab.viz.places import BAR, DEVICE, EDGE, FIELD, GAP, GPU, NVLINK, PCIE, PORT, Places, arcs
+from shardlab.viz.places import ARC, BAR, DEVICE, EDGE, FIELD, GAP, GPU, NVLINK, PCIE, PORT, Places, arcs
 from shardlab.viz.sheet import LINE_IN, SIZE_PT, box, fit, sheet, wire
 from shardlab.viz.style import INK, MUTED, REPLICATED, styled
 
@@ -132,7 +132,7 @@ def _nvlinks(ax: Axes, graph: nx.Graph, places: Places) -> None:
             Arc(
                 ((left + right) / 2, places.y_gpu),
                 right - left,
-                2 * (0.08 + 0.13 * span),
+                2 * ARC * (span + 0.5),
                 theta1=180,
                 theta2=360,
                 color=NVLINK,
