@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shlex
+import subprocess
+import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,7 +18,8 @@ from tests.theory.test_claims import missing_anchor
 from shardlab.cli import plan_report, programs
 from shardlab.cli.plain import Mistake
 from shardlab.cli.plan import shape_of
-from shardlab.theory.hardware import cluster
+from shardlab.cli.run import _plan_of_job
+from shardlab.theory.hardware import Cluster, cluster
 from shardlab.theory.plan import Plan, Workload, search
 from shardlab.theory.plan.forecast import TERMS
 from shardlab.theory.transformer import MODELS
@@ -115,11 +120,7 @@ def test_the_nearest_plan_says_what_it_reaches() -> None:
 
 
 def test_a_model_may_be_a_config(tmp_path: Path) -> None:
-    config = {
-        **{"model_type": "llama", "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2},
-        **{"num_attention_heads": 8, "num_key_value_heads": 4, "vocab_size": 100},
-    }
-    (tmp_path / "config.json").write_text(json.dumps(config))
+    config_of(tmp_path)
     assert shape_of(str(tmp_path)) == shape_of(str(tmp_path / "config.json"))
     assert shape_of(str(tmp_path)).num_layers == 2
     done = shardlab(*asked(model=str(tmp_path)))
@@ -193,3 +194,42 @@ def test_where_the_best_cannot_run_the_best_that_can_is_given() -> None:
     assert plans[0].pp == 2
     assert lines[0].startswith("not runnable yet: pp2 tp8 (pp: lab 04)")
     assert "--dp 1 --tp 16" in lines[-1]
+
+
+@pytest.mark.parametrize(
+    ("dp", "tp", "wanted"),
+    [(None, None, Plan(tp=8)), (2, None, Plan(dp=2, tp=4)), (None, 8, Plan(tp=8)), (4, 2, Plan(dp=4, tp=2))],
+)
+def test_a_job_is_shared_out_over_dp_and_tp(dp: int | None, tp: int | None, wanted: Plan) -> None:
+    assert _plan_of_job(8, dp, tp) == wanted
+
+
+@pytest.mark.parametrize(("dp", "tp"), [(3, None), (2, 2), (16, None), (8, 8)])
+def test_degrees_that_are_not_the_jobs_are_named(dp: int, tp: int | None) -> None:
+    with pytest.raises(Mistake, match=f"--dp {dp}.*torchrun started 8 ranks, which is dp x tp"):
+        _plan_of_job(8, dp, tp)
+
+
+def config_of(folder: Path) -> str:
+    """A model that takes no time, as a config.json."""
+    config = {
+        **{"model_type": "llama", "hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2},
+        **{"num_attention_heads": 4, "num_key_value_heads": 2, "vocab_size": 50},
+    }
+    (folder / "config.json").write_text(json.dumps(config))
+    return str(folder / "config.json")
+
+
+@pytest.mark.slow
+def test_the_printed_command_runs(tmp_path: Path) -> None:
+    model = config_of(tmp_path)
+    workload = Workload(6, 4, concurrency=3)
+    where = Cluster(replace(cluster("dgx-h100").node, gpus_per_node=2))
+    (best,) = search(shape_of(model), where, workload, plans=[Plan(dp=2)]).ranked
+    words = shlex.split(plan_report.command(model, where, workload, best))
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", *words[1:]]
+    environ = {key: value for key, value in os.environ.items() if key not in ("RANK", "WORLD_SIZE")}
+    done = subprocess.run(torchrun, capture_output=True, text=True, timeout=110, env=environ, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "rank 0: 2 sequences: TTFT" in done.stdout
+    assert "rank 1: 1 sequence: TTFT" in done.stdout

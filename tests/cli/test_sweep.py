@@ -17,6 +17,7 @@ from shardlab.cli.sweep import IMPLEMENTED, MOST_ROUNDS
 from shardlab.measure import point
 from shardlab.measure import sweep as measured
 
+NOWHERE = Path(__file__).parent / "no_such_folder"
 SWEEP = [sys.executable, "-m", "shardlab", "sweep"]
 
 
@@ -27,7 +28,7 @@ def environment() -> dict[str, str]:
 
 def sweep(*args: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-X", "importtime", *SWEEP[1:], *args]
-    return subprocess.run(command, capture_output=True, text=True, env=environment(), check=False)
+    return subprocess.run(command, capture_output=True, text=True, env=environment(), check=False, timeout=100)
 
 
 @pytest.mark.parametrize(
@@ -56,7 +57,7 @@ def sweep(*args: str) -> subprocess.CompletedProcess[str]:
         (["--rounds", "0"], "'0' is not an integer of 1 or more"),
         (["--rounds", "1001"], "--rounds 1001; allowed: 1..1000"),
         (["--budget", "60"], "'60' is not a time; allowed: a number with ns, us, ms, s, min or h, like 50ms"),
-        (["--csv", "/nowhere/at/all.csv"], "--csv /nowhere/at/all.csv: there is no folder /nowhere/at"),
+        (["--csv", f"{NOWHERE}/all.csv"], f"--csv {NOWHERE}/all.csv: there is no folder {NOWHERE}; allowed: a file in"),
         (["--csv", "/"], "--csv / is a folder; allowed: a file in a folder that exists"),
         (["--csv", __file__], "not those of a sweep; allowed: a new file, or one that a sweep has written"),
         (["--bandwidth"], "--bandwidth"),

@@ -43,7 +43,7 @@ class Bytes(TorchDispatchMode):
 
 
 dp, tp = int(sys.argv[1]), int(sys.argv[2])
-shape = Shape(*eval(sys.argv[3]))
+shape = eval(sys.argv[3])
 dist.init_process_group("fake", rank=0, world_size=dp * tp, store=FakeStore())
 mesh = Mesh.build(Plan(dp=dp, tp=tp), 0, Recorder(), torch.device("cpu"))
 model = Transformer(ModelConfig(shape), mesh["tp"])
@@ -58,10 +58,9 @@ dist.destroy_process_group()
 """
 
 
-@pytest.mark.parametrize("plan", [Plan(tp=tp) for tp in (2, 3, 8, 16, 64)] + [Plan(dp=8, tp=8), Plan(dp=64)], ids=str)
+@pytest.mark.parametrize("plan", [Plan(tp=2), Plan(tp=7), Plan(tp=64), Plan(dp=8, tp=8), Plan(dp=64)], ids=str)
 def test_torch_counts_what_the_ledger_lists(plan: Plan) -> None:
-    sizes = "(2, 32, 96, 64, 8, 4, 130)"
-    command = [sys.executable, "-c", PLAYED, str(plan.dp), str(plan.tp), sizes]
+    command = [sys.executable, "-c", PLAYED, str(plan.dp), str(plan.tp), repr(SHAPE)]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     lines = [line.split() for line in done.stdout.splitlines()]
     listed = ledger.forward(SHAPE, plan, batch=BATCH, seq=SEQ)

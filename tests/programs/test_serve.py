@@ -78,7 +78,7 @@ def test_a_replica_without_a_sequence_waits(ranks: Ranks) -> None:
     served = ranks.run(clock_tiny, plan=Plan(dp=4), batch=2, input_tokens=3, output_tokens=4)
     assert [one.sequences for one in served] == [1, 1, 0, 0]
     assert str(served[3]) == "no sequence for this replica"
-    assert str(served[0]).startswith("1 sequences: TTFT ")
+    assert str(served[0]).startswith("1 sequence: TTFT ")
 
 
 def test_tokens_a_second_end_with_the_slowest_replica() -> None:

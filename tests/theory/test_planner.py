@@ -90,6 +90,13 @@ def test_what_does_not_fit_says_weights_or_cache() -> None:
     assert "not for one sequence of 20,000,000" in dropped(Plan(), Workload(10**7, 10**7)).reason
 
 
+def test_the_fullest_replica_must_have_room() -> None:
+    tokens = one(Plan(dp=4), Workload(10, 5)).memory.kv_tokens
+    workload = Workload(tokens - 10, 5, concurrency=4)  # one sequence a replica, and no second one
+    assert one(Plan(dp=4), workload).sequences == 4
+    assert "not for 2 sequences" in dropped(Plan(dp=4), replace(workload, concurrency=5)).reason
+
+
 def test_the_memory_is_the_tightest_ranks() -> None:
     workload = Workload(100, 28, concurrency=1)
     found = one(Plan(tp=2), workload)

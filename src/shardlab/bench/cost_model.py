@@ -32,10 +32,8 @@ REPEATS = 3
 ROUNDS = 9
 SMALL = tuple(1 << exponent for exponent in (10, 12, 14, 16, 18))  # C4: up to 256 KiB
 
-# Between each two neighbours of calibrate's sizes, two more: none of them is fitted to.
-HELD_OUT = tuple(
-    round(low * (high / low) ** share) for low, high in zip(SIZES, SIZES[1:], strict=False) for share in (1 / 3, 2 / 3)
-)
+# Between each two neighbours of calibrate's sizes: none of them is fitted to.
+HELD_OUT = tuple(round(math.sqrt(low * high)) for low, high in zip(SIZES, SIZES[1:], strict=False))
 # C11: all_reduce, the same transport on both sides. With two ranks, two_shot and ring send the same in the same steps.
 PAIRS = (
     ("one_shot", "two_shot", "send_recv"),
@@ -43,7 +41,7 @@ PAIRS = (
     ("two_shot", "ring", "send_recv"),
     ("one_shot", "two_shot", "shared_memory"),
 )
-FINE = tuple(1 << exponent for exponent in range(10, 23))
+FINE = tuple(1 << exponent for exponent in range(10, 22))
 
 
 def rows() -> list[Row]:

@@ -15,7 +15,9 @@ from shardlab.theory.cost import CostModel, critical_path
 
 OPS = ("all_reduce", "all_gather", "reduce_scatter", "all_to_all", "broadcast")
 TRANSPORTS = ("backend", "shared_memory")
-SIZES = tuple(1 << exponent for exponent in range(10, 23, 3))  # 1 KiB, 8 KiB, ... 4 MiB
+# 1 KiB to 2 MiB. Many sizes rather than many rounds: what disturbs one of them weighs less. From about 4 MiB on, the
+# tensors of a call no longer fit the caches of a core, every byte costs more, and no term of the model says so.
+SIZES = tuple(1 << exponent for exponent in (10, 12, 14, 16, 18, 20, 21))
 ROUNDS = 15
 SAMPLE_S = 0.002  # many short samples: a neighbour on the machine spoils some of them, and the median does not see it
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -74,9 +75,10 @@ def time_cells(
     """Seconds of one call of each cell, sample by sample, into the journal; returns the rounds done.
 
     A sample is as many calls as take about `sample_s`, one at least, between two clocks, after a barrier. Within a
-    round every cell has its turn, and each round begins at another cell. With `budget_s` no round is begun that would
-    probably end later (one always is), and samples are shorter where so many rounds would not fit.
-    On a GPU the clock is read when the device has finished: what a call costs from Python, its launch included.
+    round every cell has its turn, in another order each round: none always follows the same large one.
+    With `budget_s` no round is begun that would probably end later (one always is), and samples are shorter where so
+    many rounds would not fit. On a GPU the clock is read when the device has finished: what a call costs from Python,
+    its launch included.
     """
     started = time.perf_counter()
     axis = mesh["tp"]
@@ -95,8 +97,7 @@ def time_cells(
         done, longest_s = 0, 0.0
         while done < rounds:
             began = time.perf_counter()
-            first = done * len(cells) // rounds
-            for cell in [*range(first, len(cells)), *range(first)]:
+            for cell in random.Random(done).sample(range(len(cells)), len(cells)):  # the same on every rank
                 if calls[cell] >= _WARM_FROM:
                     works[cell](0)  # the cell before has filled the caches with its own
                 journal.write(axis.rank, cell, done, works[cell].seconds(calls[cell]))

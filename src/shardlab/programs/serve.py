@@ -40,10 +40,8 @@ class Served:
         if not self.sequences:
             return "no sequence for this replica"
         rate = self.sequences * self.output_tokens / self.total_s
-        return (
-            f"{self.sequences} sequences: TTFT {self.ttft_s:.4g} s, TPOT {self.tpot_s:.4g} s, "
-            f"{rate:.4g} tokens/s from this replica"
-        )
+        what = "1 sequence" if self.sequences == 1 else f"{self.sequences} sequences"
+        return f"{what}: TTFT {self.ttft_s:.4g} s, TPOT {self.tpot_s:.4g} s, {rate:.4g} tokens/s from this replica"
 
 
 def tokens_per_s(per_rank: Sequence[Served], dp: int) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -13,6 +14,8 @@ from matplotlib.ticker import FuncFormatter
 
 from shardlab.viz.curves import TICKS
 from shardlab.viz.style import LINE, MEASURED, POINT, blank, styled
+
+_TITLE_LETTERS = 72  # of all panels' titles in one line of the page
 
 
 @dataclass(frozen=True)
@@ -46,7 +49,7 @@ def forecasts(panels: Mapping[str, Sequence[Forecast]], ylabel: str, unit: str =
         ax.set_xticks(range(len(plans)), [plan.label for plan in plans])
         ax.set_ylim(0, top * 1.12)
         ax.yaxis.set_major_formatter(FuncFormatter(TICKS[unit]))
-        ax.set_title(title, fontsize=9.5)
+        ax.set_title(textwrap.fill(title, _TITLE_LETTERS // len(panels)), fontsize=9.5)
         ax.grid(axis="y")
     axes[0].set_ylabel(ylabel)
     figure.legend(
