@@ -19,11 +19,11 @@ TERMS: dict[str, tuple[str, str]] = {
         "tokens of context that a replica has room for beside the weights",
         "labs/03_tensor.ipynb#kv-cache-floor",
     ),
-    "HBM": ("reading weights and KV cache", "labs/03_tensor.ipynb"),
-    "arithmetic": ("matrix products and attention at the data sheet's rate", "labs/03_tensor.ipynb"),
-    "latency": ("collectives, if they carried next to nothing", "labs/03_tensor.ipynb#claim-t2"),
-    "bandwidth": ("collectives, the part that grows with their bytes", "labs/03_tensor.ipynb#claim-t6"),
-    "bubble": ("waiting for other pipeline stages", ""),
+    "HBM": ("reading weights and KV cache", "labs/07_cost.ipynb#held-to-reality"),
+    "arithmetic": ("matrix products and attention at the data sheet's rate", "labs/07_cost.ipynb#held-to-reality"),
+    "latency": ("collectives, if they carried next to nothing", "labs/01_interconnects.ipynb#one-message"),
+    "bandwidth": ("collectives, the part that grows with their bytes", "labs/01_interconnects.ipynb#cost-model"),
+    "bubble": ("waiting for other pipeline stages; predicted only", "labs/07_cost.ipynb#tp-inside-pp-across"),
 }
 # Axes that the planner knows, and the lab that brings their code.
 NOT_YET = {"pp": "lab 04", "ep": "lab 05", "cp": "lab 06"}

@@ -1,30 +1,39 @@
-"""The planner held to reality: what it ranks first of this machine's plans, against what is measured best."""
+"""The planner held to reality: each plan forecast on this machine as its ranks have it, and clocked, in turns."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from statistics import median
 
 import psutil
-import torch
-import torch.nn.functional as F
 
-from shardlab import Plan, Ranks, comm
+from shardlab.launch import Ranks
 from shardlab.measure.fit import Sample, fit
 from shardlab.measure.timer import Stats, interleave
-from shardlab.mesh import Mesh
-from shardlab.programs import machine, serve
+from shardlab.programs import serve
+from shardlab.programs.rates import collective_s, product_rates
 from shardlab.theory.cost import CostModel, critical_path
 from shardlab.theory.hardware import Accelerator, Cluster, Link, Node
-from shardlab.theory.plan import Outcome, Workload
+from shardlab.theory.plan import Outcome, Plan, Workload
 from shardlab.theory.plan.planner import in_order, search
 
 NUM_RANKS = 4
-# Every plan of four ranks that the code can run, and those of two and one: where one sequence leaves replicas idle.
-PLANS = (Plan(dp=4), Plan(dp=2, tp=2), Plan(tp=4), Plan(dp=2), Plan(tp=2), Plan())
+# Every plan of four ranks that the code can run. One sequence leaves replicas idle: it gets the plans without any.
+FOUR = (Plan(dp=4), Plan(dp=2, tp=2), Plan(tp=4))
+ALONE = (Plan(), Plan(tp=2), Plan(tp=4))
 SHAPE = serve.TOY
 LINK_BYTES = (1 << 12, 1 << 15, 1 << 18, 1 << 21)
-ROUNDS = 5
+ROUNDS = 7
+
+
+@dataclass(frozen=True)
+class Rates:
+    """What one rank of a plan can do while all the others work too."""
+
+    flops: float  # in products with as many rows as the plan's prefills have
+    read_Bps: float  # of weights, in products with as many rows as its decode steps have
+    collectives_s: dict[str, list[float]]  # op -> seconds at each of LINK_BYTES, on all tp axes at once
 
 
 @dataclass(frozen=True)
@@ -55,93 +64,73 @@ def workloads() -> dict[str, Workload]:
 
 
 def hold(ranks: Ranks, workload: Workload) -> Measured:
-    """Calibrate this machine for every plan of PLANS, forecast them, and clock those that fit."""
-    machines = {plan: (this_machine(ranks, plan, workload), links_of(ranks, plan)) for plan in PLANS}
-    return measure(ranks, machines, workload)
+    """Clock every plan, in turns, and its machine right before it: the two have the same neighbours on the machine."""
+    plans = FOUR if (workload.concurrency or 1) >= NUM_RANKS else ALONE
+    seen: dict[Plan, list[Rates]] = {plan: [] for plan in plans}
+
+    def contender(plan: Plan) -> float:
+        seen[plan].append(rates_of(ranks, plan, workload))
+        return job_s(ranks, plan, workload)
+
+    timed = interleave({str(plan): lambda plan=plan: contender(plan) for plan in plans}, ROUNDS)
+    outcome = predict({plan: median_of(some) for plan, some in seen.items()}, workload)
+    return Measured(outcome, {plan: timed[str(plan)] for plan in plans})
 
 
-def measure(ranks: Ranks, machines: Mapping[Plan, tuple[Accelerator, CostModel]], workload: Workload) -> Measured:
-    """Predict every plan on its own machine, and clock those that fit, in turns."""
-    outcome = predict(machines, workload)
-
-    def job_s(plan: Plan) -> float:
-        served = ranks.run(
-            serve.clock,
-            plan=plan,
-            check=False,
-            batch=workload.concurrency,
-            input_tokens=workload.input_tokens,
-            output_tokens=workload.output_tokens,
-        )
-        return max(one.total_s for one in served)
-
-    plans = [one.plan for one in outcome.ranked]
-    timed = interleave({_name(plan): lambda plan=plan: job_s(plan) for plan in plans}, ROUNDS)
-    return Measured(outcome, {plan: timed[_name(plan)] for plan in plans})
+def job_s(ranks: Ranks, plan: Plan, workload: Workload) -> float:
+    """Seconds until the last replica has answered its share."""
+    served = ranks.run(
+        serve.clock,
+        plan=plan,
+        check=False,
+        batch=workload.concurrency,
+        input_tokens=workload.input_tokens,
+        output_tokens=workload.output_tokens,
+    )
+    return max(one.total_s for one in served)
 
 
-def predict(machines: Mapping[Plan, tuple[Accelerator, CostModel]], workload: Workload) -> Outcome:
-    """One search a plan, each on the machine as it is with that plan's ranks busy; then all in order."""
+def predict(rates: Mapping[Plan, Rates], workload: Workload) -> Outcome:
+    """One search a plan, each on the machine as that plan's ranks have it; then all in order."""
     found, dropped = [], []
-    for plan, (accelerator, model) in machines.items():
-        cluster = Cluster(Node("this machine", accelerator, NUM_RANKS, accelerator.link, nics=0))
-        one = search(SHAPE, cluster, workload, time_of=model.time_s, plans=[plan])
-        found += [*one.ranked, *one.missed]
-        dropped += one.dropped
+    for plan, one in rates.items():
+        unused = Link(0.0, 1e15, "not used: the collectives are measured")
+        memory_bytes = psutil.virtual_memory().total / NUM_RANKS
+        accelerator = Accelerator("this machine", memory_bytes, one.read_Bps, one.flops, unused)
+        cluster = Cluster(Node("this machine", accelerator, NUM_RANKS, unused, nics=0))
+        outcome = search(SHAPE, cluster, workload, time_of=fitted(one, plan.tp).time_s, plans=[plan])
+        found += [*outcome.ranked, *outcome.missed]
+        dropped += outcome.dropped
     return in_order(found, dropped, workload)
 
 
-def this_machine(ranks: Ranks, plan: Plan, workload: Workload) -> Accelerator:
-    """Arithmetic and memory as a rank of this plan has them while all the others work too.
+def rates_of(ranks: Ranks, plan: Plan, workload: Workload) -> Rates:
+    """One calibration with the plan's ranks busy: the slowest rank's numbers.
 
     A CPU reads weights at another rate for one row than for sixteen, so each rate is taken with as many rows as the
     plan's own decode steps and prefills have.
     """
-    rows_of = -(-(workload.concurrency or 1) // plan.dp)
+    num_rows = -(-(workload.concurrency or 1) // plan.dp)
     busy = Plan(tp=plan.world_size)
-    timed = ranks.run(product_rates, rows_of, rows_of * workload.input_tokens, plan=busy, check=False)
-    flops, read_Bps = (min(one[kind] for one in timed) for kind in (0, 1))
-    memory_bytes = psutil.virtual_memory().total / NUM_RANKS
-    return Accelerator("this machine", memory_bytes, read_Bps, flops, Link(0.0, 1e15, "not used: links_of has them"))
+    timed = ranks.run(product_rates, num_rows, num_rows * workload.input_tokens, plan=busy, check=False)
+    clocked = ranks.run(collective_s, LINK_BYTES, plan=plan, check=False) if plan.tp > 1 else [{}]
+    slowest = {op: [max(column) for column in zip(*(one[op] for one in clocked), strict=True)] for op in clocked[0]}
+    return Rates(min(one[0] for one in timed), min(one[1] for one in timed), slowest)
 
 
-def product_rates(mesh: Mesh, decode_rows: int, prefill_rows: int) -> tuple[float, float]:
-    """(FLOP/s of products with prefill_rows rows, bytes of weights a second in products with decode_rows rows)."""
-    weights = [torch.full((SHAPE.d_model, SHAPE.d_model), 0.5) for _ in range(32)]  # 128 MiB: larger than the caches
-
-    def seconds(num_rows: int, times: int) -> float:
-        x = torch.ones(num_rows, SHAPE.d_model)
-        return machine.median_s(mesh, mesh["tp"], lambda: [F.linear(x, w) for w in weights[:times]]) / times
-
-    num_weights = SHAPE.d_model**2
-    return 2 * prefill_rows * num_weights / seconds(prefill_rows, 8), 4 * num_weights / seconds(decode_rows, 32)
+def median_of(some: Sequence[Rates]) -> Rates:
+    """Number by number."""
+    collectives_s = {
+        op: [median(column) for column in zip(*(one.collectives_s[op] for one in some), strict=True)]
+        for op in some[0].collectives_s
+    }
+    return Rates(median(one.flops for one in some), median(one.read_Bps for one in some), collectives_s)
 
 
-def links_of(ranks: Ranks, plan: Plan) -> CostModel:
-    """The model's collectives on all tp axes of the plan at once, fitted as measure.calibrate fits them."""
-    if plan.tp == 1:
-        return CostModel({})
-    timed = ranks.run(collective_s, LINK_BYTES, plan=plan, check=False)
+def fitted(rates: Rates, tp: int) -> CostModel:
+    """The collectives as measure.calibrate fits them: one Cost for each."""
     costs = {}
-    for op in timed[0]:
-        samples = []
-        for place, num_bytes in enumerate(LINK_BYTES):
-            path = critical_path(op, num_bytes=num_bytes, world_size=plan.tp)
-            samples.append(Sample(*path, max(one[op][place] for one in timed)))
-        costs[op, "ring", "backend", plan.tp] = fit(samples)
+    for op, seconds in rates.collectives_s.items():
+        paths = [critical_path(op, num_bytes=num_bytes, world_size=tp) for num_bytes in LINK_BYTES]
+        costs[op, "ring", "backend", tp] = fit(Sample(*path, one) for path, one in zip(paths, seconds, strict=True))
     return CostModel(costs)
-
-
-def collective_s(mesh: Mesh, sizes: tuple[int, ...]) -> dict[str, list[float]]:
-    """Median seconds of the model's two collectives at each size, on all tp axes of the mesh at once."""
-    tp = mesh["tp"]
-    found: dict[str, list[float]] = {"all_reduce": [], "all_gather": []}
-    for num_bytes in sizes:
-        whole, part = torch.zeros(num_bytes // 4), torch.zeros(num_bytes // 4 // tp.size)
-        found["all_reduce"].append(machine.median_s(mesh, tp, lambda t=whole: comm.all_reduce(t, tp)))
-        found["all_gather"].append(machine.median_s(mesh, tp, lambda t=part: comm.all_gather(t, tp)))
-    return found
-
-
-def _name(plan: Plan) -> str:
-    return f"dp {plan.dp} x tp {plan.tp}"

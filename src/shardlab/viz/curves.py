@@ -15,7 +15,7 @@ from shardlab.viz.style import INK, MUTED, PETROFF, blank, bytes_tick, seconds_t
 
 Pair = tuple[float, float]
 _FEW_DECADES = 300
-_MARKERS = "osD^vPX*"  # a curve has its own mark, so that it can be told without its colour
+_MARKERS = "osD^vPX<"  # a curve has its own mark, so that it can be told without its colour
 
 
 def bandwidth_tick(value: float, _position: int | None = None) -> str:
@@ -81,8 +81,10 @@ class Panel:
 
 
 @styled
-def curves(panels: Sequence[Panel] | Panel, height_in: float = 3.6, columns: int = 3) -> Figure:
-    """The panels side by side over one legend, which names each label once.
+def curves(
+    panels: Sequence[Panel] | Panel, height_in: float = 3.6, columns: int = 3, *, share_y: bool = False
+) -> Figure:
+    """The panels side by side over one legend, which names each label once; share_y for one scale of all.
 
     Raises ValueError for no panel, more than three, an empty one, or a unit that has no tick format.
     """
@@ -94,7 +96,7 @@ def curves(panels: Sequence[Panel] | Panel, height_in: float = 3.6, columns: int
             if unit not in TICKS:
                 raise ValueError(f"{axis}={unit!r}; allowed: {', '.join(TICKS)}")
     figure = blank(height_in)
-    axes: list[Axes] = list(figure.subplots(1, len(panels), squeeze=False)[0])
+    axes: list[Axes] = list(figure.subplots(1, len(panels), squeeze=False, sharey=share_y)[0])
     styles: dict[str, int] = {}
     handles: dict[str, Artist] = {}
     for ax, panel in zip(axes, panels, strict=True):
