@@ -73,6 +73,7 @@ def test_every_plan_can_be_shown() -> None:
         (asked(cluster="dgx-h100:0"), "cluster='dgx-h100:0': COUNT='0'; allowed: 1 to"),
         (asked(cluster="dgx-h100:-2"), "COUNT='-2'; allowed: 1 to"),
         (asked(cluster="dgx-h100:9999999"), "COUNT='9999999'; allowed: 1 to"),
+        (asked(cluster="dgx-h100:129"), "--cluster dgx-h100:129: 1,032 GPUs; allowed: up to 1,024."),
         (asked(input="0"), "'--input': '0' is not an integer of 1 or more"),
         (asked(input="-5"), "'--input': '-5' is not an integer of 1 or more"),
         (asked(input="many"), "'--input': 'many' is not an integer of 1 or more"),

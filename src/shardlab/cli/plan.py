@@ -10,6 +10,8 @@ import typer
 from shardlab.cli.plain import Mistake, positive
 from shardlab.cli.units import seconds
 
+MOST_GPUS = 1024  # the search grows with the square of the cluster, and its answer does not
+
 
 def plan(
     model: Annotated[str, typer.Option(help="A model's name, a config.json, or the folder that it is in.")],
@@ -39,11 +41,18 @@ def plan(
 
     A forecast from data sheets and from NCCL's own model of its collectives: what the labs measure decides.
     """
+    from rich.console import Console
+
     from shardlab.cli.plan_report import report
     from shardlab.theory import hardware
     from shardlab.theory.plan import Workload, search
 
     shape, machines = shape_of(model), hardware.cluster(cluster)
+    if machines.world_size > MOST_GPUS:
+        raise Mistake(
+            f"--cluster {cluster}: {machines.world_size:,} GPUs; allowed: up to {MOST_GPUS:,}. "
+            "A larger cluster runs more replicas of a smaller one's plan"
+        )
     workload = Workload(
         input_tokens=input_tokens,
         output_tokens=output_tokens,
@@ -53,7 +62,8 @@ def plan(
         stored=precision,
         kv=kv,
     )
-    outcome = search(shape, machines, workload)
+    with Console(stderr=True).status("searching ..."):  # a thousand GPUs take twenty seconds
+        outcome = search(shape, machines, workload)
     report(model, shape, machines, workload, outcome, None if every else top, _console())
 
 
