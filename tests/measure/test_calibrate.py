@@ -43,16 +43,18 @@ def test_chosen_ops_and_transports_only(ranks: Ranks) -> None:
     assert {key.world_size for key in calibrate(ranks, None, 1.0, ops=("broadcast",), sizes=sizes)} == {4}
 
 
-def test_the_fit_returns_the_constants_that_made_the_times() -> None:
+@pytest.mark.parametrize("percent", [25, 50])
+def test_the_fit_returns_the_constants_that_made_the_times(percent: int) -> None:
     cost = Cost(2e-4, 3e9, 1e-7)
     one = Implementation("all_gather", "ring", "backend")
     timed = {}
     for size in (4096, 65536, 1 << 20, 1 << 24):
         path = critical_path("all_gather", num_bytes=size, world_size=4, algorithm="ring")
         true_s = cost.time_s(*path)
-        # the lower quartile of five is the second smallest
-        timed[Cell(one, size)] = Stats((9 * true_s, true_s, 4 * true_s, true_s / 3, 5 * true_s))
-    found = fitted(timed, 4)["all_gather", "ring", "backend", 4]
+        others = (true_s / 3, 4 * true_s, 5 * true_s, 9 * true_s)  # of five, the second smallest is the quartile
+        below = (true_s / 4,) if percent == 50 else ()
+        timed[Cell(one, size)] = Stats((*others[::-1][: 3 - len(below)], true_s, others[0], *below))
+    found = fitted(timed, 4, percent)["all_gather", "ring", "backend", 4]
     assert found.alpha_s == pytest.approx(cost.alpha_s, rel=1e-3)
     assert found.bandwidth_Bps == pytest.approx(cost.bandwidth_Bps, rel=1e-3)
     assert found.sqrt_s == pytest.approx(cost.sqrt_s, rel=1e-3)
