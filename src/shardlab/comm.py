@@ -130,13 +130,17 @@ def exchange(sends: Mapping[int, torch.Tensor], recvs: Mapping[int, torch.Tensor
     `sends` and `recvs` are {rank of the axis: contiguous tensor}; what is received is written into the tensors of
     `recvs`. A pair agrees on the length beforehand; an empty tensor is not sent. The step that textbook algorithms
     are made of. Records a Transfer("send") for each tensor sent; their seconds are those of the whole step.
+    Raises ValueError for a rank that is no peer, and for a tensor that is not contiguous.
     """
     outgoing = {rank: tensor for rank, tensor in sends.items() if tensor.numel()}
     incoming = {rank: tensor for rank, tensor in recvs.items() if tensor.numel()}
     if not outgoing and not incoming:
         return
-    assert axis.rank not in outgoing and axis.rank not in incoming, "a rank keeps what it has"
-    assert all(tensor.is_contiguous() for tensor in (*outgoing.values(), *incoming.values()))
+    for rank, tensor in (*outgoing.items(), *incoming.items()):
+        if rank == axis.rank or not 0 <= rank < axis.size:
+            raise ValueError(f"exchange with rank {rank}: allowed: 0..{axis.size - 1} but for {axis.rank}, this rank")
+        if not tensor.is_contiguous():
+            raise ValueError(f"exchange with rank {rank}: shape {tuple(tensor.shape)} is not contiguous")
     on_cpu = all(tensor.device.type == "cpu" for tensor in (*outgoing.values(), *incoming.values()))
     detail = f"to {list(outgoing)} from {list(incoming)}"
     started = time.perf_counter()

@@ -10,6 +10,7 @@ import torch
 from shardlab import Plan, Ranks, comm
 from shardlab.launch import RankError, RankTimeout
 from shardlab.mesh import Axis, Mesh
+from shardlab.recorder import Recorder
 from shardlab.theory.ledger import Transfer
 
 DEGREES = [1, 2, 3, 4]
@@ -162,6 +163,21 @@ def test_exchange(ranks: Ranks, degree: int) -> None:
 def wait_for_nothing(mesh: Mesh) -> None:
     if mesh.rank == 0:
         comm.exchange({}, {1: torch.empty(2)}, mesh["tp"])
+
+
+@pytest.mark.parametrize(
+    ("sends", "words"),
+    [
+        ({0: torch.ones(2)}, r"exchange with rank 0: allowed: 0\.\.1 but for 0, this rank"),
+        ({2: torch.ones(2)}, r"exchange with rank 2: allowed: 0\.\.1"),
+        ({-1: torch.ones(2)}, r"exchange with rank -1: allowed: 0\.\.1"),
+        ({1: torch.ones(3, 2).T}, r"exchange with rank 1: shape \(2, 3\) is not contiguous"),
+    ],
+)
+def test_an_exchange_with_nobody_is_refused(sends: dict[int, torch.Tensor], words: str) -> None:
+    axis = Axis("tp", 0, 2, (0, 1), None, Recorder())
+    with pytest.raises(ValueError, match=words):
+        comm.exchange(sends, {}, axis)
 
 
 def test_an_exchange_that_nobody_answers_is_named() -> None:
