@@ -108,7 +108,12 @@ def test_ctrl_c_keeps_what_was_measured_and_leaves_no_process(tmp_path: Path) ->
     args = ["--op", "all_reduce", "--transport", "backend,shared_memory", "--ranks", "2", "--max", "256K"]
     command = [*SWEEP, *args, "--rounds", "1000", "--csv", str(path)]
     with subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment()
+        # A shell starts background jobs deaf to SIGINT, and children inherit that: the suite may be such a job.
+        ["env", "--default-signal=INT", *command],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=environment(),
     ) as running:
         started: list[psutil.Process] = []
         deadline = time.monotonic() + 90
@@ -116,7 +121,10 @@ def test_ctrl_c_keeps_what_was_measured_and_leaves_no_process(tmp_path: Path) ->
             time.sleep(0.1)
         time.sleep(2)
         running.send_signal(signal.SIGINT)
-        out, err = running.communicate(timeout=60)
+        try:
+            out, err = running.communicate(timeout=60)
+        finally:
+            running.kill()
     assert running.returncode == 130, err
     assert "error: interrupted" in err and "Traceback" not in err
     points = point.read(path)
