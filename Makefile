@@ -5,7 +5,7 @@
 #   make lab     open JupyterLab on 127.0.0.1
 #   make labs    run the labs here and keep their outputs in the notebooks (for authors)
 #   make lint    the first three of `make test`
-#   make bench   the table of the README
+#   make bench   measure what the project promises (book/benchmarks.md)
 #   make lock    resolve requirements.in again and write requirements.lock
 #   make clean   remove what was built; `make distclean` removes the environment too
 

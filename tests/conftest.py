@@ -7,6 +7,7 @@ test starts inherit them. tests/launch has a pool of its own, which it breaks.
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -32,6 +33,9 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["MPLBACKEND"] = "Agg"
 if not HAS_GPU:
     os.environ["TRITON_INTERPRET"] = "1"
+
+# A shell starts background jobs deaf to SIGINT, and children inherit that. Tests that press Stop need it heard.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

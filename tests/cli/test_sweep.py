@@ -108,12 +108,7 @@ def test_ctrl_c_keeps_what_was_measured_and_leaves_no_process(tmp_path: Path) ->
     args = ["--op", "all_reduce", "--transport", "backend,shared_memory", "--ranks", "2", "--max", "256K"]
     command = [*SWEEP, *args, "--rounds", "1000", "--csv", str(path)]
     with subprocess.Popen(
-        # A shell starts background jobs deaf to SIGINT, and children inherit that: the suite may be such a job.
-        ["env", "--default-signal=INT", *command],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env=environment(),
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment()
     ) as running:
         started: list[psutil.Process] = []
         deadline = time.monotonic() + 90
