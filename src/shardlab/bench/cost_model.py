@@ -29,7 +29,7 @@ from shardlab.theory.units import bytes_text
 NUM_RANKS = 4
 BUDGET_S = 3.0
 REPEATS = 3
-ROUNDS = 9
+ROUNDS = 31
 SMALL = tuple(1 << exponent for exponent in (10, 12, 14, 16, 18))  # C4: up to 256 KiB
 
 # Between each two neighbours of calibrate's sizes: none of them is fitted to.
