@@ -45,6 +45,8 @@ def rule_of_thumb(memory_s, all_reduce_s, num_all_reduces, degrees):
         (rule_of_thumb, "may still save more"),
         (lambda memory_s, all_reduce_s, number, degrees: degrees[-1], "T=8"),
         (lambda memory_s, all_reduce_s, number, degrees: 3, "not one of"),
+        (lambda memory_s, all_reduce_s, number, degrees: [8], "returned [8], not a number"),
+        (lambda memory_s, all_reduce_s, number, degrees: float("inf"), "inf, which is not one of"),
         (lambda memory_s, all_reduce_s, number, degrees: 1 // 0, "ZeroDivisionError"),
     ],
 )
@@ -62,7 +64,8 @@ def test_stops_paying_right() -> None:
     [
         (lambda num_weights, group: num_weights / 2, "count the scales"),
         (lambda num_weights, group: num_weights * 4.125 / 8, "16/group"),
-        (lambda num_weights, group: None, "TypeError"),
+        (lambda num_weights, group: None, "returned None, not a number"),
+        (lambda num_weights, group: float("nan"), "returned nan, not a number"),
     ],
 )
 def test_int4_names_the_mistake(attempt, says: str) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from shardlab.check.trial import DEGREES
+from shardlab.check.trial import DEGREES, number
 from shardlab.check.verdict import Verdict
 from shardlab.launch import Ranks
 from shardlab.programs import messages
@@ -26,10 +26,9 @@ def expert_bytes(attempt: Callable[..., float], ranks: Ranks) -> Verdict:
             plan, seq = messages.plan_of("EP", degree), _TOKENS * degree
             ranks.run(messages.layer, "EP", shape, 1, seq, experts_per_token=k, plan=plan)
             measured = sent_bytes(ranks.transfers[0], world_size=degree)
-            try:
-                guess = float(attempt(_TOKENS, k, degree, _D, 4))
-            except Exception as error:  # the learner's own code: whatever it raises is the answer
-                return Verdict(False, f"your function raised {type(error).__name__}: {error}")
+            guess = number(attempt, _TOKENS, k, degree, _D, 4)
+            if isinstance(guess, Verdict):
+                return guess
             if abs(guess - measured) <= 0.5:
                 continue
             where = f"{_TOKENS} tokens, k={k}, T={degree}, D={_D}, 4 bytes"
@@ -68,34 +67,36 @@ def stops_paying(attempt: Callable[..., int]) -> Verdict:
 
     memory_s is what one rank alone takes to read everything; all_reduce_s(T) one all_reduce on T ranks.
     """
-    for memory_s, all_reduce_s, number in _CASES:
-        steps = _steps(memory_s, all_reduce_s, number)
+    for memory_s, all_reduce_s, num_all_reduces in _CASES:
+        steps = _steps(memory_s, all_reduce_s, num_all_reduces)
         wanted = min(_DEGREES, key=lambda T: steps[T])
-        try:
-            guess = attempt(memory_s, all_reduce_s, number, _DEGREES)
-        except Exception as error:  # the learner's own code: whatever it raises is the answer
-            return Verdict(False, f"your function raised {type(error).__name__}: {error}")
+        guess = number(attempt, memory_s, all_reduce_s, num_all_reduces, _DEGREES)
+        if isinstance(guess, Verdict):
+            return guess
         if guess == wanted:
             continue
-        where = f"memory {memory_s * 1e3:g} ms alone, {number} all_reduces of {all_reduce_s(8) * 1e6:g} µs at T=8"
+        waiting = f"{num_all_reduces} all_reduces of {all_reduce_s(8) * 1e6:g} µs at T=8"
+        where = f"memory {memory_s * 1e3:g} ms alone, {waiting}"
         if guess not in steps:
-            return Verdict(False, f"{where}: you say {guess!r}, which is not one of {_DEGREES}.", "return a degree.")
-        message = f"{where}: T={guess} takes {steps[guess] * 1e3:.3g} ms, T={wanted} {steps[wanted] * 1e3:.3g} ms."
-        return Verdict(False, message, _paying_hint(guess, memory_s, all_reduce_s, number))
+            return Verdict(False, f"{where}: you say {guess:g}, which is not one of {_DEGREES}.", "return a degree.")
+        message = (
+            f"{where}: T={guess:g} takes {steps[int(guess)] * 1e3:.3g} ms, T={wanted} {steps[wanted] * 1e3:.3g} ms."
+        )
+        return Verdict(False, message, _paying_hint(guess, memory_s, all_reduce_s, num_all_reduces))
     return Verdict(
         True, "right in four cases: one where more always pays, one with a wall behind 8, one where none does."
     )
 
 
-def _steps(memory_s: float, all_reduce_s: Callable[[int], float], number: int) -> dict[int, float]:
-    return {T: memory_s / T + (number * all_reduce_s(T) if T > 1 else 0.0) for T in _DEGREES}
+def _steps(memory_s: float, all_reduce_s: Callable[[int], float], num_all_reduces: int) -> dict[int, float]:
+    return {T: memory_s / T + (num_all_reduces * all_reduce_s(T) if T > 1 else 0.0) for T in _DEGREES}
 
 
-def _paying_hint(guess: int, memory_s: float, all_reduce_s: Callable[[int], float], number: int) -> str:
-    thumb = [T for T in _DEGREES if T == 1 or number * all_reduce_s(T) <= memory_s / T]
+def _paying_hint(guess: float, memory_s: float, all_reduce_s: Callable[[int], float], num_all_reduces: int) -> str:
+    thumb = [T for T in _DEGREES if T == 1 or num_all_reduces * all_reduce_s(T) <= memory_s / T]
     if guess == max(thumb):
         return "this is where waiting gets longer than reading. One more rank may still save more than it costs."
-    return "a step takes memory_s / T, and number * all_reduce_s(T) on top; one rank alone reduces nothing."
+    return "a step takes memory_s / T, and num_all_reduces * all_reduce_s(T) on top; one rank alone reduces nothing."
 
 
 def int4_bytes(attempt: Callable[[int, int], float]) -> Verdict:
@@ -103,10 +104,9 @@ def int4_bytes(attempt: Callable[[int, int], float]) -> Verdict:
     for name, group in (("int4", 128), ("int4-g32", 32)):
         num_weights = 1 << 20
         wanted = num_weights * precision(name).bits_per_weight / 8
-        try:
-            guess = float(attempt(num_weights, group))
-        except Exception as error:  # the learner's own code: whatever it raises is the answer
-            return Verdict(False, f"your function raised {type(error).__name__}: {error}")
+        guess = number(attempt, num_weights, group)
+        if isinstance(guess, Verdict):
+            return guess
         if abs(guess - wanted) > 0.5:
             hint = (
                 "count the scales: 16 bits for each group." if guess == num_weights / 2 else "4 + 16/group bits each."

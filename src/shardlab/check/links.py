@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import torch
 
-from shardlab.check.trial import DEGREES, compare, hinted, listed, run, same
+from shardlab.check.trial import DEGREES, compare, hinted, listed, number, run, same
 from shardlab.check.verdict import Verdict
 from shardlab.launch import Ranks
 from shardlab.mesh import Mesh
@@ -71,10 +71,9 @@ def crossover_bytes(attempt: Callable[..., float]) -> Verdict:
     """
     for world_size in (2, 3, 4, 8):
         for link in (Link(1e-6, 450e9), Link(1e-4, 1e9)):
-            try:
-                guess = float(attempt(world_size, link.alpha_s, link.bandwidth_Bps))
-            except Exception as error:  # the learner's own code: whatever it raises is the answer
-                return Verdict(False, f"at T={world_size} your function raised {type(error).__name__}: {error}")
+            guess = number(attempt, world_size, link.alpha_s, link.bandwidth_Bps)
+            if isinstance(guess, Verdict):
+                return Verdict(False, f"at T={world_size} {guess.message}")
             where = f"T={world_size}, alpha={link.alpha_s:g} s, {link.bandwidth_Bps / 1e9:g} GB/s"
             if world_size == 2:
                 if not math.isinf(guess):

@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 import torch
 
-from shardlab.check.trial import DEGREES, compare, hinted, listed, run, same
+from shardlab.check.trial import DEGREES, compare, hinted, listed, number, run, same
 from shardlab.check.verdict import Verdict
 from shardlab.launch import Ranks
 from shardlab.mesh import Mesh
@@ -94,10 +94,9 @@ def forward_bytes(attempt: Callable[..., float], ranks: Ranks) -> Verdict:
         if isinstance(transfers, Verdict):
             return transfers
         measured = sent_bytes(transfers[0], world_size=degree)
-        try:
-            guess = float(attempt(shape, degree, B, S, 4))
-        except Exception as error:  # the learner's own code: whatever it raises is the answer
-            return Verdict(False, f"your function raised {type(error).__name__}: {error}")
+        guess = number(attempt, shape, degree, B, S, 4)
+        if isinstance(guess, Verdict):
+            return guess
         if abs(guess - measured) <= 0.5:
             continue
         message = f"at T={degree}, B={B}, S={S} a rank sent {measured:,.0f} B; you predicted {guess:,.0f} B."

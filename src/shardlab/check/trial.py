@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -22,6 +23,19 @@ def run(ranks: Ranks, degree: int, program: Callable[..., Any], *args: Any) -> l
         return ranks.run(program, *args, plan=Plan(tp=degree))
     except RankError as error:
         return Verdict(False, f"at T={degree}, {str(error).splitlines()[0]}")
+
+
+def number(attempt: Callable[..., float], *args: Any) -> float | Verdict:
+    """What the learner's function makes of `args`, or the verdict where it raises or returns no number."""
+    try:
+        answer = attempt(*args)
+    except Exception as error:  # the learner's own code: whatever it raises is the answer
+        return Verdict(False, f"your function raised {type(error).__name__}: {error}")
+    try:
+        guess = float(answer)
+    except (TypeError, ValueError):
+        return Verdict(False, f"your function returned {answer!r}, not a number.")
+    return Verdict(False, "your function returned nan, not a number.") if math.isnan(guess) else guess
 
 
 def compare(out: object, wanted: torch.Tensor, rank: int, degree: int) -> Verdict | None:
