@@ -2,24 +2,25 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 import triton
 import triton.language as tl
+
+from shardlab_kernels.checks import check_dtype, sizes, wide
+from shardlab_kernels.launch import check_device, launch
 
 MAX_D = 65536  # one program holds one row: longer rows would spill
 
 
 def reference(x: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
-    """x[...,D], weight[D] -> x / sqrt(mean(x^2) + eps) * weight, the mean taken in fp32.
+    """x[...,D], weight[D] -> x / sqrt(mean(x^2) + eps) * weight, the mean taken in fp32 (fp64 for fp64).
 
     Written out in torch it moves, in units of x.nbytes with x in fp32: square 2, mean 1, product 2, weight 2
     = 7.
     """
-    wide = x.float()
-    wide = wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + eps)
-    return weight * wide.to(x.dtype)
+    normed = wide(x)
+    normed = normed * torch.rsqrt(normed.square().mean(-1, keepdim=True) + eps)
+    return weight * normed.to(x.dtype)
 
 
 def moved_bytes(x: torch.Tensor, weight: torch.Tensor) -> int:
@@ -43,13 +44,9 @@ def _rms_norm_kernel(x_ptr, weight_ptr, out_ptr, D, eps, BLOCK: tl.constexpr):
 
 def rms_norm(x: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
     """x[...,D], weight[D] -> [...,D], in x's dtype. Raises ValueError for shapes, dtypes or devices that differ."""
-    if x.dim() < 1 or weight.dim() != 1 or x.shape[-1] != weight.shape[0]:
-        raise ValueError(f"x{tuple(x.shape)} and weight{tuple(weight.shape)}: x[...,D] and weight[D] are needed")
-    if x.dtype != weight.dtype or not x.dtype.is_floating_point:
-        raise ValueError(f"x is {x.dtype}, weight is {weight.dtype}: one floating-point dtype is needed")
-    if x.device != weight.device:
-        raise ValueError(f"x is on {x.device}, weight on {weight.device}: one device is needed")
-    d = x.shape[-1]
+    d = sizes(x=(x, "... D"), weight=(weight, "D"))["D"]
+    check_dtype(x=x, weight=weight)
+    check_device(x=x, weight=weight)
     if not 1 <= d <= MAX_D:
         raise ValueError(f"D={d}: a row of 1..{MAX_D} elements is needed")
     x, weight = x.contiguous(), weight.contiguous()
@@ -57,6 +54,5 @@ def rms_norm(x: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
     rows = x.numel() // d
     if rows:
         block = triton.next_power_of_2(d)
-        launch: Any = _rms_norm_kernel[(rows,)]  # pyright: ignore[reportIndexIssue]
-        launch(x, weight, out, d, eps, BLOCK=block, num_warps=min(16, max(1, block // 512)))
+        launch(_rms_norm_kernel, (rows,), x, weight, out, d, eps, BLOCK=block, num_warps=min(16, max(1, block // 512)))
     return out

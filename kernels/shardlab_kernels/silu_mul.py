@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 import triton
 import triton.language as tl
+
+from shardlab_kernels.checks import check_dtype
+from shardlab_kernels.launch import check_device, launch
 
 BLOCK = 1024
 
@@ -36,13 +37,10 @@ def silu_mul(gate: torch.Tensor, up: torch.Tensor) -> torch.Tensor:
     """gate[...,F], up[...,F] -> [...,F]. Raises ValueError for shapes, dtypes or devices that differ."""
     if gate.shape != up.shape:
         raise ValueError(f"gate{tuple(gate.shape)} and up{tuple(up.shape)}: one shape is needed")
-    if gate.dtype != up.dtype or not gate.dtype.is_floating_point:
-        raise ValueError(f"gate is {gate.dtype}, up is {up.dtype}: one floating-point dtype is needed")
-    if gate.device != up.device:
-        raise ValueError(f"gate is on {gate.device}, up on {up.device}: one device is needed")
+    check_dtype(gate=gate, up=up)
+    check_device(gate=gate, up=up)
     gate, up = gate.contiguous(), up.contiguous()
     out = torch.empty_like(gate)
     if gate.numel():
-        launch: Any = _silu_mul_kernel[(triton.cdiv(gate.numel(), BLOCK),)]  # pyright: ignore[reportIndexIssue]
-        launch(gate, up, out, gate.numel(), BLOCK=BLOCK)
+        launch(_silu_mul_kernel, (triton.cdiv(gate.numel(), BLOCK),), gate, up, out, gate.numel(), BLOCK=BLOCK)
     return out

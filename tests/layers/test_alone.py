@@ -6,11 +6,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from shardlab.layers import MLP, ColumnParallelLinear, KVCache
-from shardlab.layers.attention import attend, causal_mask
+from shardlab.layers import MLP, ColumnParallelLinear, DeviceKVCache, KVCache
 from shardlab.layers.parameter import load_full, local_parameters
-from shardlab.layers.rope import DividedBy, LinearScaling, Llama3Scaling, cos_sin, frequencies, rotate
+from shardlab.layers.rope import DividedBy, LinearScaling, Llama3Scaling, cos_sin, frequencies
 from shardlab.mesh import Axis
+from shardlab.torch_ops import attend, causal_mask, rotate
 
 
 def test_rotation_keeps_length_and_sees_only_distance() -> None:
@@ -77,6 +77,25 @@ def test_the_cache_counts_positions_and_refuses_too_many() -> None:
         cache.layers[0].append(piece, piece)
     with pytest.raises(ValueError, match="does not go in"):
         cache.layers[0].append(torch.randn(2, 4, 1, 8), torch.randn(2, 4, 1, 8))
+
+
+@pytest.mark.parametrize("window", [None, 3])
+def test_a_cache_whose_position_is_on_the_device_gives_the_same_attention(window: int | None) -> None:
+    torch.manual_seed(0)
+    cache = KVCache(1, 2, 2, 9, 8)
+    k, v = torch.randn(2, 2, 5, 8), torch.randn(2, 2, 5, 8)
+    cache.layers[0].append(k, v)
+    on_device = DeviceKVCache(cache)
+    for filled in (6, 7):
+        q, k_new, v_new = torch.randn(2, 4, 1, 8), torch.randn(2, 2, 1, 8), torch.randn(2, 2, 1, 8)
+        k, v = torch.cat((k, k_new), 2), torch.cat((v, v_new), 2)
+        whole_k, whole_v = on_device.layers[0].append(k_new, v_new)
+        assert whole_k.shape[2] == 9 and on_device.lengths.tolist() == [filled, filled]
+        whole_k[:, :, filled:] = whole_v[:, :, filled:] = 1e3  # what lies beyond must not be seen
+        found = attend(q, whole_k, whole_v, (0, 0, 1, 1), window, on_device.lengths)
+        torch.testing.assert_close(found, attend(q, k, v, (0, 0, 1, 1), window))
+        on_device.advance()
+    assert on_device.start.tolist() == [7]
 
 
 def test_loading_full_tensors_names_what_is_wrong() -> None:

@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from tests.model.programs import Outcome, outcome
 
-from shardlab import comm
+from shardlab import comm, torch_ops
 from shardlab.layers import attention, embedding, kv_cache, linear, rope
 from shardlab.layers.embedding import VocabParallelEmbedding, VocabParallelLogits
 from shardlab.layers.kv_cache import LayerCache
@@ -135,7 +135,7 @@ def chunks_see_the_future() -> AbstractContextManager[Any]:
     def no_mask(num_new: int, num_all: int, window: int | None, device: object = None) -> torch.Tensor | None:
         return None if num_new in (1, num_all) else torch.ones(num_new, num_all, dtype=torch.bool)
 
-    return mock.patch.object(attention, "causal_mask", no_mask)
+    return mock.patch.object(torch_ops, "causal_mask", no_mask)
 
 
 @mutant

@@ -13,7 +13,7 @@ from shardlab.theory.hardware import Cluster, Link, accelerator, catalogue, clus
 
 NUMBERS = list(hardware.numbers())
 SOURCES = catalogue()["source"]
-UNITS = {"B", "B/s", "s", "FLOP/s", "links", "switches", "chips", "cores", "GPUs", "ports"}
+UNITS = {"B", "B/s", "s", "FLOP/s", "links", "switches", "chips", "cores", "SMs", "GPUs", "ports"}
 DIRECTIONS = {"each way", "both ways", "not stated"}
 PER = {"accelerator", "link", "pair", "port", "node", "wafer"}
 
@@ -122,6 +122,7 @@ def test_h100() -> None:
     h100 = accelerator("h100_sxm")
     assert (h100.memory_bytes, h100.hbm_Bps, h100.bf16_flops, h100.fp8_flops) == (80e9, 3.35e12, 989.4e12, 1978.9e12)
     assert h100.link == Link(0.6e-6, 450e9, "nvlink4")
+    assert h100.num_sms == 132
     assert accelerator("a100_sxm_80gb").fp8_flops is None
 
 

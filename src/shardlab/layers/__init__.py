@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from shardlab.layers.attention import Attention
 from shardlab.layers.embedding import VocabParallelEmbedding, VocabParallelLogits
-from shardlab.layers.kv_cache import KVCache, LayerCache
+from shardlab.layers.kv_cache import AnyKVCache, AnyLayerCache, DeviceKVCache, KVCache, LayerCache
 from shardlab.layers.linear import ColumnParallelLinear, RowParallelLinear, gather_columns
 from shardlab.layers.mlp import MLP
 from shardlab.layers.norm import RMSNorm
 
 __all__ = [
     "MLP",
+    "AnyKVCache",
+    "AnyLayerCache",
     "Attention",
     "ColumnParallelLinear",
+    "DeviceKVCache",
     "KVCache",
     "LayerCache",
     "RMSNorm",

@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import torch
-import torch.nn.functional as F
 from torch import nn
 
-from shardlab.layers.kv_cache import LayerCache
+from shardlab import ops
+from shardlab.layers.kv_cache import AnyLayerCache
 from shardlab.layers.linear import ColumnParallelLinear, RowParallelLinear
 from shardlab.layers.norm import RMSNorm
 from shardlab.layers.parameter import load_full
-from shardlab.layers.rope import rotate
 from shardlab.mesh import Axis
 from shardlab.sharding import split_heads, widen
 
@@ -71,51 +70,20 @@ class Attention(nn.Module):
         return attention
 
     def forward(
-        self, x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, cache: LayerCache | None = None
+        self, x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, cache: AnyLayerCache | None = None
     ) -> torch.Tensor:
         """x[B,S,D], cos[S,H], sin[S,H] of these positions; `cache` takes K and V and brings those of earlier ones."""
         q, k, v = (self._by_head(project(x)) for project in (self.q, self.k, self.v))
         if self.q_norm is not None and self.k_norm is not None:
             q, k = self.q_norm(q), self.k_norm(k)
-        q, k = rotate(q, cos, sin), rotate(k, cos, sin)
+        q, k = ops.rope(q, k, cos, sin)
+        lengths = None
         if cache is not None:
             k, v = cache.append(k, v)
-        out = attend(q, k, v, self.heads.kv_index, self.window)
+            lengths = cache.lengths
+        out = ops.attention(q, k, v, self.heads.kv_index, self.window, lengths)
         return self.o(out.transpose(1, 2).flatten(2))
 
     def _by_head(self, x: torch.Tensor) -> torch.Tensor:
         """[B,S,N_tp*H] -> [B,N_tp,S,H]."""
         return x.unflatten(-1, (-1, self.head_dim)).transpose(1, 2)
-
-
-def attend(
-    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, kv_index: tuple[int, ...], window: int | None = None
-) -> torch.Tensor:
-    """q[B,N,S,H], k, v[B,K,C,H] -> [B,N,S,H]: causal; q are the last S of the C positions.
-
-    Query head i reads KV head kv_index[i]. Where every KV head is read by as many neighbouring query heads,
-    torch's own grouped attention reads K and V in place; otherwise each query head gets a copy of its KV
-    head.
-    """
-    num_new, num_all = q.shape[2], k.shape[2]
-    group = len(kv_index) // k.shape[1]
-    grouped = kv_index == tuple(i // group for i in range(len(kv_index)))
-    if not grouped:
-        picked = torch.tensor(kv_index, device=k.device)
-        k, v = k.index_select(1, picked), v.index_select(1, picked)
-    mask = causal_mask(num_new, num_all, window, q.device)
-    causal = mask is None and num_new > 1
-    return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=causal, enable_gqa=grouped)
-
-
-def causal_mask(
-    num_new: int, num_all: int, window: int | None, device: torch.device | None = None
-) -> torch.Tensor | None:
-    """-> [S,C] bool, True where a query may look; None where torch's own causal rule (or none) says the same."""
-    windowed = window is not None and num_all > window
-    if not windowed and (num_new == num_all or num_new == 1):
-        return None
-    query = torch.arange(num_all - num_new, num_all, device=device).unsqueeze(1)
-    key = torch.arange(num_all, device=device)
-    mask = key <= query
-    return mask & (key > query - window) if windowed and window is not None else mask

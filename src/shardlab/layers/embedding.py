@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from shardlab import comm
+from shardlab import comm, ops
 from shardlab.layers.linear import gather_columns
 from shardlab.layers.parameter import empty, load_full
 from shardlab.mesh import Axis
@@ -77,7 +77,7 @@ class VocabParallelLogits(nn.Module):
         return _from_full(cls, full_weight, axis)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return gather_columns(F.linear(x, self.local_weight), self.vocab_size, self.axis)
+        return gather_columns(ops.linear(x, self.local_weight), self.vocab_size, self.axis)
 
 
 def _from_full(cls: type, full_weight: torch.Tensor, axis: Axis):

@@ -8,6 +8,8 @@ import torch
 class LayerCache:
     """k[B,K_tp,C,H] and v[B,K_tp,C,H] of one layer, of which the first `length` positions are filled."""
 
+    lengths = None  # what `append` returns is filled to its end
+
     def __init__(self, k: torch.Tensor, v: torch.Tensor) -> None:
         self.k, self.v = k, v
         self.length = 0
@@ -55,6 +57,52 @@ class KVCache:
         return self.layers[0].length
 
     @property
+    def start(self) -> int:
+        """The position of the next token, as the rotary embedding asks for it."""
+        return self.length
+
+    @property
     def num_bytes(self) -> int:
         """Bytes that this rank's cache takes."""
         return self._storage.nbytes
+
+
+class DeviceLayerCache:
+    """A LayerCache that is written where a tensor on the device says, one position a step.
+
+    Nothing in a step depends on a number of the host, so a CUDA graph can replay it.
+    """
+
+    def __init__(self, layer: LayerCache, position: torch.Tensor, lengths: torch.Tensor) -> None:
+        self.k, self.v = layer.k, layer.v
+        self.position, self.lengths = position, lengths
+
+    def append(self, k: torch.Tensor, v: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """k[B,K_tp,1,H], v -> the whole storage [B,K_tp,C,H], of which `lengths` positions are filled."""
+        self.k.index_copy_(2, self.position, k)
+        self.v.index_copy_(2, self.position, v)
+        return self.k, self.v
+
+
+class DeviceKVCache:
+    """The storage of a KVCache, from here on with its position on the device: start[1] and lengths[B].
+
+    The KVCache that it was made from no longer knows how many positions are filled. Who steps sees to it that there is
+    room: a write past the capacity cannot be noticed without asking the device.
+    """
+
+    def __init__(self, cache: KVCache) -> None:
+        k = cache.layers[0].k
+        self.start = torch.tensor([cache.length], dtype=torch.int64, device=k.device)
+        lengths = torch.full((k.shape[0],), cache.length + 1, dtype=torch.int32, device=k.device)
+        self.layers = [DeviceLayerCache(layer, self.start, lengths) for layer in cache.layers]
+        self.lengths = lengths
+
+    def advance(self) -> None:
+        """One position on, after every layer has appended."""
+        self.start += 1
+        self.lengths += 1
+
+
+AnyLayerCache = LayerCache | DeviceLayerCache
+AnyKVCache = KVCache | DeviceKVCache

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from shardlab import comm
+from shardlab import comm, ops
 from shardlab.layers.parameter import LocalParameter, empty, load_full
 from shardlab.mesh import Axis
 from shardlab.sharding import Part
@@ -45,7 +45,7 @@ class ColumnParallelLinear(nn.Module):
         return _from_full(cls, full_weight, axis, full_bias)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return F.linear(x, self.local_weight, self.local_bias)
+        return ops.linear(x, self.local_weight, self.local_bias)
 
 
 class RowParallelLinear(nn.Module):
@@ -81,7 +81,7 @@ class RowParallelLinear(nn.Module):
         return _from_full(cls, full_weight, axis, full_bias)
 
     def forward(self, local_x: torch.Tensor) -> torch.Tensor:
-        partial = F.linear(local_x, self.local_weight)
+        partial = ops.linear(local_x, self.local_weight)
         out = comm.all_reduce(partial, self.axis)
         return out if self.bias is None else out.add_(self.bias)
 

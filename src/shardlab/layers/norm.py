@@ -27,3 +27,7 @@ class RMSNorm(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return ops.rms_norm(x, self.weight, self.eps)
+
+    def add(self, x: torch.Tensor, residual: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """x[...,D], residual[...,D] -> (the norm of their sum, the sum): one pass over memory where a kernel runs."""
+        return ops.add_rms_norm(x, residual, self.weight, self.eps)

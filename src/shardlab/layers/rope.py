@@ -1,4 +1,4 @@
-"""Rotary position embedding: which angle each pair of a head turns by, and the turn. Su et al. 2021, arXiv 2104.09864.
+"""Rotary position embedding: which angle each pair of a head turns by (ops.rope turns it). Su et al. 2021, arXiv 2104.09864.
 
 The halves of a head are the pairs (element i with i + H/2), as Hugging Face stores the weights; llama.cpp's
 files pair neighbours, and the GGUF reader reorders their rows.
@@ -69,16 +69,13 @@ def frequencies(head_dim: int, theta: float, scaling: Scaling | None = None) -> 
 
 
 def cos_sin(
-    per_position: torch.Tensor, start: int, num_positions: int, dtype: torch.dtype
+    per_position: torch.Tensor, start: int | torch.Tensor, num_positions: int, dtype: torch.dtype
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """frequencies[H/2] -> cos[S,H], sin[S,H] of positions start .. start + S. Angles are taken in fp32."""
-    positions = torch.arange(start, start + num_positions, device=per_position.device, dtype=torch.float32)
+    """frequencies[H/2] -> cos[S,H], sin[S,H] of positions start .. start + S. Angles are taken in fp32.
+
+    `start` may be an integer tensor [1] on the device, so that a CUDA graph reads it at each replay.
+    """
+    positions = torch.arange(num_positions, device=per_position.device, dtype=torch.float32) + start
     angles = torch.outer(positions, per_position)
     angles = torch.cat((angles, angles), dim=-1)
     return angles.cos().to(dtype), angles.sin().to(dtype)
-
-
-def rotate(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
-    """x[B,N,S,H], cos[S,H], sin[S,H] -> [B,N,S,H]: each pair turned by its angle. No communication."""
-    first, second = x.chunk(2, dim=-1)
-    return x * cos + torch.cat((-second, first), dim=-1) * sin

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from shardlab.model.decoder import Decoder
+
 if TYPE_CHECKING:
     from shardlab.model.transformer import Transformer
 
@@ -59,11 +61,17 @@ def stream(
     draw = None if sampling is None else torch.Generator().manual_seed(sampling.seed)
     cache = model.new_cache(batch, prompt + max_new_tokens)
     ended = torch.zeros(batch, dtype=torch.bool)
+    decoder: Decoder | None = None
     tokens, new = token_ids, token_ids[:, -1].cpu()
     for _ in range(max_new_tokens):
-        with torch.inference_mode():
-            last = model.logits(model.hidden(tokens, cache)[:, -1:])[:, 0].float().cpu()
-            chosen = last.argmax(-1) if sampling is None else _draw(last, sampling, draw)
+        if tokens is not token_ids and Decoder.pays(model):
+            decoder = decoder or Decoder(model, cache)
+            last = decoder.step(new)
+        else:
+            with torch.inference_mode():
+                last = model.logits(model.hidden(tokens, cache)[:, -1:])[:, 0]
+        last = last.float().cpu()
+        chosen = last.argmax(-1) if sampling is None else _draw(last, sampling, draw)
         new = torch.where(ended, new, chosen)
         yield new
         ended |= torch.isin(new, ends)

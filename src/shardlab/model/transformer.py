@@ -14,9 +14,10 @@ from torch import nn
 
 from shardlab.layers import (
     MLP,
+    AnyKVCache,
+    AnyLayerCache,
     Attention,
     KVCache,
-    LayerCache,
     RMSNorm,
     VocabParallelEmbedding,
     VocabParallelLogits,
@@ -53,9 +54,10 @@ class Block(nn.Module):
         self.mlp_norm = RMSNorm(shape.d_model, eps, dtype=dtype, device=device)
         self.mlp = MLP(shape.d_model, shape.d_ff, axis, bias=shape.mlp_bias, dtype=dtype, device=device)
 
-    def forward(self, x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, cache: LayerCache | None) -> torch.Tensor:
-        x = x + self.attention(self.attention_norm(x), cos, sin, cache)
-        return x + self.mlp(self.mlp_norm(x))
+    def forward(self, x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, cache: AnyLayerCache | None) -> torch.Tensor:
+        attended = self.attention(self.attention_norm(x), cos, sin, cache)
+        normed, x = self.mlp_norm.add(attended, x)
+        return x + self.mlp(normed)
 
 
 class Transformer(nn.Module):
@@ -109,15 +111,15 @@ class Transformer(nn.Module):
         if self.shape.tied_embeddings:
             self.logits.local_weight = self.embedding.local_weight
 
-    def forward(self, token_ids: torch.Tensor, cache: KVCache | None = None) -> torch.Tensor:
+    def forward(self, token_ids: torch.Tensor, cache: AnyKVCache | None = None) -> torch.Tensor:
         """token_ids[B,S] -> logits[B,S,V]. With a cache, the tokens follow those already in it, and are added to it."""
         return self.logits(self.hidden(token_ids, cache))
 
-    def hidden(self, token_ids: torch.Tensor, cache: KVCache | None = None) -> torch.Tensor:
+    def hidden(self, token_ids: torch.Tensor, cache: AnyKVCache | None = None) -> torch.Tensor:
         """token_ids[B,S] -> the last norm's output [B,S,D]. Raises ValueError for ids outside the vocabulary."""
         self._check(token_ids)
         x = self.embedding(token_ids.to(self.embedding.local_weight.device))
-        start = 0 if cache is None else cache.length
+        start = 0 if cache is None else cache.start
         cos, sin = cos_sin(self._frequencies.to(x.device), start, x.shape[1], x.dtype)
         for i, block in enumerate(self.layers):
             x = block(x, cos, sin, None if cache is None else cache.layers[i])

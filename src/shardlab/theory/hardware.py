@@ -36,7 +36,8 @@ class Link:
 class Accelerator:
     """One GPU or chip by its data sheet: memory in bytes, HBM in bytes/s, dense FLOP/s, link to its peers.
 
-    fp8_flops is None where the chip has no fp8 arithmetic, or where no source that was read gives a rate.
+    fp8_flops is None where the chip has no fp8 arithmetic, or where no source that was read gives a rate. num_sms is
+    the number of its streaming multiprocessors, None where it has none or nobody looked it up.
     """
 
     name: str
@@ -45,6 +46,7 @@ class Accelerator:
     bf16_flops: float
     link: Link
     fp8_flops: float | None = None
+    num_sms: int | None = None
 
 
 @dataclass(frozen=True)
@@ -171,6 +173,7 @@ def accelerator(name: str) -> Accelerator:
         bf16_flops=entry["bf16_flops"]["value"],
         link=link(entry["link"]),
         fp8_flops=entry["fp8_flops"]["value"] if "fp8_flops" in entry else None,
+        num_sms=entry["num_sms"]["value"] if "num_sms" in entry else None,
     )
 
 

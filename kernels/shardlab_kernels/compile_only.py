@@ -1,0 +1,108 @@
+"""Compile kernels for a GPU that is not there: what the compiler and ptxas say, before anybody owns the card.
+
+    with compiled("sm_90") as found:
+        flash_attention(q, k, v)      # CPU tensors of the right shape and dtype; nothing runs
+    found[0].registers, found[0].spilled_bytes, found[0].shared_bytes
+
+Every configuration of an autotuned kernel is compiled. The interpreter must be off.
+"""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import triton
+from triton.backends.compiler import GPUTarget
+
+from shardlab_kernels import launch
+
+# Compute capability -> shared memory that one block may use, bytes. CUDA C++ Programming Guide, Table "Technical
+# Specifications per Compute Capability".
+SHARED_BYTES = {"sm_80": 163 << 10, "sm_86": 99 << 10, "sm_89": 99 << 10, "sm_90": 227 << 10, "sm_100": 227 << 10}
+
+
+@dataclass(frozen=True)
+class Compiled:
+    """One kernel as ptxas made it."""
+
+    name: str
+    meta: str  # the configuration: "BLOCK_M=128, num_warps=8"
+    registers: int  # a thread
+    spilled_bytes: int  # a thread's local memory: registers that did not fit
+    shared_bytes: int  # a block
+    ptx: str
+
+
+@contextmanager
+def compiled(arch: str) -> Iterator[list[Compiled]]:
+    """Within it, launches compile for `arch` ("sm_90") instead of running, and are added to the list.
+
+    Raises ValueError for an architecture that SHARED_BYTES lacks, RuntimeError in the interpreter.
+    """
+    if arch not in SHARED_BYTES:
+        raise ValueError(f"arch={arch!r}; allowed: {', '.join(SHARED_BYTES)}")
+    if launch.INTERPRETED:
+        raise RuntimeError("TRITON_INTERPRET is set: kernels are Python functions, and there is nothing to compile")
+    found: list[Compiled] = []
+    runtime = triton.runtime.driver
+    before = runtime._active
+    runtime.set_active(_NoGPU(int(arch.removeprefix("sm_"))))
+
+    def start(kernel: Any, grid: Any, *args: Any, **meta: Any) -> None:
+        made = kernel.warmup(*args, grid=grid if not callable(grid) else (1,), **meta)
+        found.extend(_describe(one) for one in (made if isinstance(made, list) else [made]))
+
+    launch._start = start
+    try:
+        yield found
+    finally:
+        launch._start = None
+        runtime._active = before
+
+
+class _NoGPU:
+    """As much of a driver as the compiler asks for."""
+
+    def __init__(self, capability: int) -> None:
+        self._target = GPUTarget("cuda", capability, 32)
+
+    def get_current_target(self) -> GPUTarget:
+        return self._target
+
+    def get_current_device(self) -> int:
+        return self._target.arch  # the cache of compiled kernels is kept by device
+
+    def get_current_stream(self, device: int) -> int:
+        return 0
+
+
+def _describe(kernel: Any) -> Compiled:
+    usage = _resource_usage(kernel.asm["cubin"])
+    options = {"num_warps": kernel.metadata.num_warps, "num_stages": kernel.metadata.num_stages}
+    names = kernel.src.fn.arg_names
+    constants = {names[path[0]]: value for path, value in kernel.src.constants.items() if len(path) == 1}
+    meta = {name: value for name, value in constants.items() if name.isupper() and value is not None} | options
+    return Compiled(
+        name=kernel.metadata.name,
+        meta=", ".join(f"{name}={value}" for name, value in meta.items()),
+        registers=usage["REG"],
+        spilled_bytes=usage["STACK"] + usage["LOCAL"],
+        shared_bytes=kernel.metadata.shared,
+        ptx=kernel.asm["ptx"],
+    )
+
+
+def _resource_usage(cubin: bytes) -> dict[str, int]:
+    """{"REG": 64, "STACK": 0, "SHARED": 0, "LOCAL": 0, ...} of the one kernel in a cubin."""
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+        file.write(cubin)
+        file.flush()
+        cuobjdump = triton.knobs.nvidia.cuobjdump.path
+        said = subprocess.run([cuobjdump, "-res-usage", file.name], capture_output=True, text=True, check=True).stdout
+    return {name: int(value) for name, value in re.findall(r"\b(REG|STACK|SHARED|LOCAL):(\d+)", said)}

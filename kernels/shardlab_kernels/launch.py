@@ -1,0 +1,66 @@
+"""How a kernel starts: on a GPU, in Triton's interpreter on a CPU, or not at all, with a reason.
+
+A launcher checks its arguments with the functions of checks.py, makes its output, and calls `launch`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+import triton
+
+# Read once, as @triton.jit does: kernels that are defined under TRITON_INTERPRET=1 are interpreted for good.
+INTERPRETED: bool = bool(triton.knobs.runtime.interpret)
+
+Grid = tuple[int, ...] | Callable[[dict[str, Any]], tuple[int, ...]]
+
+# What runs a kernel. compile_only.py puts a compiler here; nothing else changes it.
+_start: Callable[..., Any] | None = None
+
+
+def can_run(device: torch.device) -> bool:
+    """Whether a kernel can work on tensors of this device: CUDA, or a CPU whose kernels are interpreted."""
+    return device.type == "cuda" or (device.type == "cpu" and (INTERPRETED or _start is not None))
+
+
+def check_device(**tensors: torch.Tensor | None) -> torch.device:
+    """-> the one device of these tensors. Raises ValueError where they differ, or where no kernel can run."""
+    given = {name: tensor.device for name, tensor in tensors.items() if tensor is not None}
+    (first, device), *others = given.items()
+    for name, other in others:
+        if other != device:
+            raise ValueError(f"{first} is on {device}, {name} on {other}: one device is needed")
+    if not can_run(device):
+        raise ValueError(
+            f"{first} is on {device}, and no Triton driver works there: give CUDA tensors, or set TRITON_INTERPRET=1 "
+            "before triton is imported to run the kernels on a CPU"
+        )
+    return device
+
+
+def launch(kernel: Any, grid: Grid, *args: Any, **meta: Any) -> None:
+    """kernel[grid](*args, **meta), on the GPU that holds the tensors."""
+    if _start is not None:
+        _start(kernel, grid, *args, **meta)
+        return
+    device = next((arg.device for arg in args if isinstance(arg, torch.Tensor)), None)
+    if device is None or device.type != "cuda" or device.index == torch.cuda.current_device():
+        kernel[grid](*args, **meta)
+    else:  # Triton launches on the current device, whatever the tensors say
+        with torch.cuda.device(device):
+            kernel[grid](*args, **meta)
+
+
+def tuned(configs: Sequence[triton.Config], key: Sequence[str]) -> Callable[[Any], Any]:
+    """A kernel that tries these configurations once for each value of `key`, and keeps the fastest.
+
+    Put the configuration that is safe everywhere first: the interpreter has no clock and takes that one.
+    """
+    return triton.autotune(configs=list(configs[:1] if INTERPRETED else configs), key=list(key))
+
+
+def num_multiprocessors(device: torch.device) -> int:
+    """Streaming multiprocessors of a GPU. A CPU stands in with 4, so that tests see work shared out."""
+    return torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else 4

@@ -1,0 +1,99 @@
+"""The decoder, whose cache keeps its position on the device, and the whole model on the kernels, interpreted."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tests.model.programs import Outcome, outcome, stepwise
+from tests.model.tiny import CASES, Reference, build
+
+from shardlab import Plan, Ranks, Transformer, ops
+from shardlab.mesh import Mesh
+from shardlab.model.decoder import Decoder
+
+# Head dims that the kernels take; a window; biases; norms of q and k.
+ON_KERNELS = ("llama-mha-bias", "llama-mqa", "mistral-window", "qwen3")
+PROMPT = 9
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Reference]:
+    known: dict[str, Reference] = {}
+
+    def get(name: str) -> Reference:
+        if name not in known:
+            known[name] = build(CASES[name], tmp_path_factory.mktemp(name))
+        return known[name]
+
+    return get
+
+
+def decoded(model: Transformer, token_ids: torch.Tensor) -> torch.Tensor:
+    """token_ids[B,S] -> logits[B,S,V]: a prompt of 9 tokens, then one token a step."""
+    cache = model.new_cache(*token_ids.shape)
+    prompt = model(token_ids[:, :PROMPT], cache)
+    decoder = Decoder(model, cache)
+    steps = [decoder.step(token_ids[:, at]).clone() for at in range(PROMPT, token_ids.shape[1])]
+    with pytest.raises(ValueError, match="cache is full"):
+        decoder.step(token_ids[:, 0])
+    return torch.cat((prompt, torch.stack(steps, dim=1)), dim=1)
+
+
+@pytest.mark.parametrize("kernels", [False, True], ids=["torch", "kernels"])
+@pytest.mark.parametrize("name", ON_KERNELS)
+def test_every_way_through_the_model_gives_the_reference_logits(
+    name: str, kernels: bool, made: Callable[[str], Reference]
+) -> None:
+    reference = made(name)
+    model = Transformer.from_pretrained(reference.folder)
+    with ops.interpreted() if kernels and not torch.cuda.is_available() else nullcontext(), torch.inference_mode():
+        for found in (model(reference.token_ids), stepwise(model, reference.token_ids), decoded(model, reference.token_ids)):
+            torch.testing.assert_close(found.cpu(), reference.logits, atol=2e-5, rtol=1e-4)
+
+
+def outcome_on_kernels(mesh: Mesh, source: Path, token_ids: torch.Tensor) -> Outcome:
+    with ops.interpreted():
+        return outcome(mesh, source, token_ids, new_tokens=2)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="the kernels of this process are compiled; the ranks are on the CPU")
+@pytest.mark.parametrize(("name", "degree"), [("mistral-window", 4), ("qwen3", 2)])
+def test_sharded_layers_on_the_kernels(
+    name: str, degree: int, made: Callable[[str], Reference], ranks: Ranks
+) -> None:
+    """Six query heads on four ranks: groups that are not even."""
+    reference = made(name)
+    for one in ranks.run(outcome_on_kernels, reference.folder, reference.token_ids, plan=Plan(tp=degree)):
+        torch.testing.assert_close(one.logits, reference.logits, atol=2e-5, rtol=1e-4)
+        torch.testing.assert_close(one.stepwise, reference.logits, atol=2e-5, rtol=1e-4)
+        assert torch.equal(one.greedy, reference.greedy[:, :2])
+
+
+def test_kernels_are_really_called(made: Callable[[str], Reference], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Or the parity above would hold torch against torch."""
+    called: set[str] = set()
+
+    def watch(name: str) -> None:
+        honest = getattr(ops, name)
+
+        def watched(*args: Any, **kwargs: Any) -> Any:
+            called.add(name)
+            return honest(*args, **kwargs)
+
+        monkeypatch.setattr(ops, name, watched)
+
+    names = {"flash_attention", "flash_decode", "rope_", "skinny_matmul"}
+    for name in names:
+        watch(name)
+    reference = made("qwen3")
+    model = Transformer.from_pretrained(reference.folder)
+    model(reference.token_ids)
+    assert called == (set() if not model.embedding.local_weight.is_cuda else called)
+    with ops.interpreted() if not torch.cuda.is_available() else nullcontext(), torch.inference_mode():
+        decoded(model, reference.token_ids)
+    assert called == names
