@@ -19,6 +19,7 @@ from rich.console import Console
 
 import hardware_page
 import headlines
+import kernels_page
 import ledger_page
 from run_labs import LabFailed, plain, run_labs
 
@@ -39,6 +40,7 @@ def copy_sources(root: Path, labs: Path, source: Path) -> list[Path]:
     notebooks = sorted((source / "labs").glob("*.ipynb"))
     ledger_page.write(source / "book" / "ledger.md", notebooks)
     hardware_page.write(source / "book" / "hardware.md")
+    kernels_page.write(source / "book" / "kernels.md", labs / "measured")
     return notebooks
 
 

@@ -55,8 +55,7 @@ def compiled(arch: str) -> Iterator[list[Compiled]]:
     runtime.set_active(_NoGPU(int(arch.removeprefix("sm_"))))
 
     def start(kernel: Any, grid: Any, *args: Any, **meta: Any) -> None:
-        made = kernel.warmup(*args, grid=grid if not callable(grid) else (1,), **meta)
-        found.extend(_describe(one) for one in (made if isinstance(made, list) else [made]))
+        found.extend(_describe(one) for one in _every_configuration(kernel, args, meta))
 
     launch._start = start
     try:
@@ -64,6 +63,17 @@ def compiled(arch: str) -> Iterator[list[Compiled]]:
     finally:
         launch._start = None
         runtime._active = before
+
+
+def _every_configuration(kernel: Any, args: tuple[Any, ...], meta: dict[str, Any]) -> Iterator[Any]:
+    """The kernel compiled; an autotuned one, once for each of its configurations."""
+    if not isinstance(kernel, triton.runtime.Autotuner):
+        yield kernel.warmup(*args, grid=(1,), **meta)
+        return
+    for config in kernel.configs:
+        if config.pre_hook is not None:  # as before a real launch: it gives tensor descriptors their block shapes
+            config.pre_hook({**dict(zip(kernel.arg_names, args, strict=False)), **meta, **config.all_kwargs()})
+        yield kernel.fn.warmup(*args, grid=(1,), **meta, **config.all_kwargs())
 
 
 class _NoGPU:

@@ -12,7 +12,7 @@ import triton
 import triton.language as tl
 
 from shardlab_kernels.checks import check_dtype, check_rows, sizes, wide
-from shardlab_kernels.launch import check_device, launch
+from shardlab_kernels.launch import cdiv, check_device, launch
 
 MAX_EXPERTS = 512  # one warp holds a token's logits: more would spill
 MAX_CHOSEN = 16
@@ -41,7 +41,12 @@ def moved_bytes(logits: torch.Tensor, num_chosen: int) -> int:
     return logits.nbytes + logits.shape[0] * num_chosen * 8
 
 
-@triton.jit
+def flops(logits: torch.Tensor, num_chosen: int) -> int:
+    """FLOPs for these logits: an exponential and an addition a logit, a division a choice. Comparisons are free."""
+    return 2 * logits.numel() + logits.shape[0] * num_chosen
+
+
+@triton.jit(do_not_specialize=["T"])
 def _route_kernel(
     logits_ptr,
     weights_ptr,
@@ -57,15 +62,15 @@ def _route_kernel(
 ):
     tokens = tl.program_id(0).to(tl.int64) * BLOCK_T + tl.arange(0, BLOCK_T)[:, None]
     experts = tl.arange(0, BLOCK_E)[None, :]
-    inside = (tokens < T) & (experts < E)
-    logits = tl.load(logits_ptr + tokens * stride_t + experts, mask=inside, other=float("-inf")).to(tl.float32)
+    rows = tl.minimum(tokens, T - 1)  # beyond the end the last token again, not stored
+    logits = tl.load(logits_ptr + rows * stride_t + experts, mask=experts < E, other=float("-inf")).to(tl.float32)
     largest = tl.max(logits, axis=1)[:, None]
 
     # A float's bits, the magnitude flipped where it is negative, are ordered as the float is. -0 becomes 0, its equal;
-    # NaN is above all. Below those 32 bits lies the expert, counted from the end: a tie goes to the lower one.
+    # NaN is above all. Below those 32 bits lies the expert, counted from the end: a tie goes to the lower.
     bits = tl.where(logits == 0.0, 0.0, logits).to(tl.int32, bitcast=True)
     bits = tl.where(logits != logits, 0x7FFFFFFF, tl.where(bits < 0, bits ^ 0x7FFFFFFF, bits))
-    keys = tl.where(inside, bits.to(tl.int64) * BLOCK_E + (BLOCK_E - 1 - experts), _TAKEN)
+    keys = tl.where(experts < E, (bits.to(tl.int64) << 32) + (BLOCK_E - 1 - experts), _TAKEN)
 
     slots = tl.arange(0, BLOCK_K)[None, :]
     best = tl.zeros((BLOCK_T, BLOCK_K), dtype=tl.int64)
@@ -75,7 +80,7 @@ def _route_kernel(
         keys = tl.where(keys == key, _TAKEN, keys)
 
     chosen = BLOCK_E - 1 - (best & (BLOCK_E - 1)).to(tl.int32)
-    bits = (best // BLOCK_E if BLOCK_E == 1 else best >> LOG_E).to(tl.int32)
+    bits = (best >> 32).to(tl.int32)
     bits = tl.where(bits < 0, bits ^ 0x7FFFFFFF, bits)
     weights = tl.exp(bits.to(tl.float32, bitcast=True) - largest)
     if NORMALISE:
@@ -109,10 +114,8 @@ def route(logits: torch.Tensor, num_chosen: int, *, normalise: bool = True) -> t
     experts = torch.empty(t, num_chosen, dtype=torch.int32, device=device)
     if t:
         block_e = triton.next_power_of_2(e)
-        block_t = min(max(1, ELEMENTS // block_e), triton.next_power_of_2(t))
-        args = logits, weights, experts, t, e, logits.stride(0)
-        meta = {"BLOCK_T": block_t, "BLOCK_E": block_e, "BLOCK_K": triton.next_power_of_2(num_chosen)}
-        launch(
-            _route_kernel, (triton.cdiv(t, block_t),), *args, NUM_CHOSEN=num_chosen, NORMALISE=normalise, num_warps=1, **meta
-        )
+        block_t = int(min(max(1, ELEMENTS // block_e), triton.next_power_of_2(t)))
+        args = logits, weights, experts, t, e, logits.stride(0), num_chosen, normalise
+        blocks = {"BLOCK_T": block_t, "BLOCK_E": block_e, "BLOCK_K": triton.next_power_of_2(num_chosen)}
+        launch(_route_kernel, (cdiv(t, block_t),), *args, **blocks, num_warps=1)
     return weights, experts

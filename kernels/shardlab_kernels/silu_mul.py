@@ -18,7 +18,7 @@ def reference(gate: torch.Tensor, up: torch.Tensor) -> torch.Tensor:
 
 
 def moved_bytes(gate: torch.Tensor) -> int:
-    """What the kernel moves: read gate, read up, write the result."""
+    """From tensors. What the kernel moves: read gate, read up, write the result."""
     return 3 * gate.nbytes
 
 

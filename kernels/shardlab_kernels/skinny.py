@@ -13,11 +13,13 @@ import triton
 import triton.language as tl
 
 from shardlab_kernels.checks import check_dtype, check_rows, sizes, wide
+from shardlab_kernels.dot import dot
 from shardlab_kernels.launch import check_device, launch, tuned
 from shardlab_kernels.split_k import MAX_SPLITS, count_splits, finish_split, split_buffers, workspace_bytes
 
 MAX_ROWS = 16  # one tensor-core tile; more rows are matmul's
-TILE_N = {True: 16, False: 64}  # outputs that a program is expected to take, for M == 1 and for more: sets the split
+# Outputs and steps along K of the tile that a program is expected to take, by M == 1: they set the split of K.
+TILE_N = {True: 4, False: 64}
 TILE_K = {True: 512, False: 128}
 
 
@@ -29,10 +31,14 @@ def reference(x: torch.Tensor, w: torch.Tensor, bias: torch.Tensor | None = None
 
 def moved_bytes(x: torch.Tensor, w: torch.Tensor, bias: torch.Tensor | None = None, num_splits: int = 1) -> int:
     """From tensors. What the kernel moves: read x, w and bias once, write the result; the parts of a split K twice."""
-    rows = x.numel() // x.shape[-1]
+    rows = x.shape[:-1].numel()
     result = rows * w.shape[0] * x.element_size()
-    return x.nbytes + w.nbytes + result + (bias.nbytes if bias is not None else 0) + workspace_bytes(
-        num_splits, rows * w.shape[0]
+    return (
+        x.nbytes
+        + w.nbytes
+        + result
+        + (bias.nbytes if bias is not None else 0)
+        + workspace_bytes(num_splits, rows * w.shape[0])
     )
 
 
@@ -53,7 +59,9 @@ def _config(block_n: int, block_k: int, warps: int, stages: int) -> triton.Confi
     return triton.Config({"BLOCK_N": block_n, "BLOCK_K": block_k, "STAGES": stages}, num_warps=warps, num_stages=stages)
 
 
-@tuned([_config(8, 512, 4, 1), _config(4, 1024, 4, 2), _config(16, 512, 8, 2), _config(4, 512, 2, 3)], ["N", "K", "SPLITS"])
+@tuned(
+    [_config(8, 512, 4, 1), _config(4, 1024, 4, 2), _config(16, 512, 8, 2), _config(4, 512, 2, 3)], ["N", "K", "SPLITS"]
+)
 @triton.jit
 def _one_row_kernel(
     x_ptr, w_ptr, bias_ptr, out_ptr, workspace_ptr, counters_ptr, M, N, K, stride_w,
@@ -78,7 +86,10 @@ def _one_row_kernel(
     finish_split(acc, bias, out_ptr, rows, rows < N, workspace_ptr, counters_ptr, N, tile, split, SPLITS)
 
 
-@tuned([_config(64, 64, 4, 3), _config(64, 128, 4, 4), _config(64, 256, 4, 3), _config(32, 128, 4, 5)], ["N", "K", "SPLITS"])
+@tuned(
+    [_config(64, 64, 4, 3), _config(64, 128, 4, 4), _config(64, 256, 4, 3), _config(32, 128, 4, 5)],
+    ["N", "K", "SPLITS"],
+)
 @triton.jit
 def _rows_kernel(
     x_ptr, w_ptr, bias_ptr, out_ptr, workspace_ptr, counters_ptr, M, N, K, stride_w,
@@ -98,7 +109,7 @@ def _rows_kernel(
         inside = columns < end
         w = tl.load(w_rows + columns[None, :], mask=inside[None, :], other=0.0, eviction_policy="evict_first")
         x = tl.load(x_rows + columns[:, None], mask=inside[:, None] & (m < M)[None, :], other=0.0)
-        acc = tl.dot(w, x, acc, input_precision="ieee")
+        acc = dot(w, x, acc)
     bias = 0.0
     if bias_ptr is not None:
         bias = tl.load(bias_ptr + rows, mask=rows < N, other=0.0).to(tl.float32)[:, None]

@@ -10,12 +10,14 @@ from collections.abc import Sequence
 
 import torch
 
-from shardlab import algorithms
-from shardlab.algorithms import Implementation, SharedMemory
+from shardlab import algorithms, ops
+from shardlab.algorithms import Implementation, SharedMemory, over_symmetric_memory
 from shardlab.mesh import Axis
-from shardlab.theory.cost import CostModel
+from shardlab.theory.cost import CostModel, FusedNorm
+from shardlab_kernels.all_reduce_rms_norm import all_reduce_rms_norm
+from shardlab_kernels.symmetric_memory import SymmetricMemory
 
-TRANSPORTS = ("backend", "send_recv", "shared_memory")
+TRANSPORTS = ("backend", "send_recv", "shared_memory", "symmetric_memory")
 
 
 class Cheapest:
@@ -27,23 +29,27 @@ class Cheapest:
         axis: Axis,
         *,
         shared: SharedMemory | None = None,
+        symmetric: SymmetricMemory | None = None,
+        fused: FusedNorm | None = None,
         transports: Sequence[str] = TRANSPORTS,
     ) -> None:
-        """`shared`: the axis' segment; without one, nothing over shared memory is chosen.
+        """`shared`, `symmetric`: the axis' memory of that kind; without one, nothing over it is chosen.
 
+        `fused`: what the fused all-reduce and norm costs; without it the fused kernel is never chosen.
         Raises ValueError for an unknown transport.
         """
         unknown = [name for name in transports if name not in TRANSPORTS]
         if unknown:
             raise ValueError(f"transport {unknown[0]!r}; allowed: {', '.join(TRANSPORTS)}")
-        self.axis, self._shared = axis, shared
+        self.axis, self._shared, self._symmetric, self._fused = axis, shared, symmetric, fused
         self._model = CostModel(
             {
                 key: cost
                 for key, cost in model.items()
                 if key.transport in transports
                 and (shared is not None or key.transport != "shared_memory")
-                and Implementation(*key[:3]) in algorithms.IMPLEMENTATIONS
+                and (symmetric is not None or key.transport != "symmetric_memory")
+                and Implementation(*key[:3]) in (*algorithms.IMPLEMENTATIONS, *algorithms.SYMMETRIC)
             }
         )
         self._known: dict[tuple[str, int, bool], Implementation] = {}
@@ -52,14 +58,31 @@ class Cheapest:
         """What would run `op` at size S = num_bytes. Raises ValueError where the model knows nothing that can."""
         found = self._known.get((op, num_bytes, on_cpu))
         if found is None:  # a model of thirty implementations takes longer to ask than a small collective to run
-            model = self._model if on_cpu else _without_shared_memory(self._model)
-            found = Implementation(*model.best(op, num_bytes, self.axis.size))
+            found = Implementation(*self._possible(num_bytes, on_cpu).best(op, num_bytes, self.axis.size))
             self._known[op, num_bytes, on_cpu] = found
         return found
 
     def all_reduce(self, partial: torch.Tensor) -> torch.Tensor:
         """A{X} -> A, a new tensor."""
         return self._run("all_reduce", partial, partial.nbytes)
+
+    def all_reduce_rms_norm(
+        self, partial: torch.Tensor, residual: torch.Tensor, weight: torch.Tensor, eps: float
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """A[...,D]{X}, residual[...,D], weight[D] -> (the norm of their sum [...,D], the sum): fused where that pays."""
+        if self.fuses(partial.nbytes, on_cpu=partial.device.type == "cpu"):
+            assert self._symmetric is not None
+            return all_reduce_rms_norm(partial, residual, weight, eps, self._symmetric)
+        total = self.all_reduce(partial) if self.axis.size > 1 else partial
+        return ops.add_rms_norm(total, residual, weight, eps)
+
+    def fuses(self, num_bytes: int, *, on_cpu: bool = True) -> bool:
+        """Whether one kernel for all-reduce and norm is forecast to beat the cheapest all_reduce and then the norm."""
+        known = self._fused is not None and self._symmetric is not None and self.axis.size > 1
+        if not known or not over_symmetric_memory.fits("one_shot", num_bytes, self._symmetric):
+            return False
+        apart_s = self._possible(num_bytes, on_cpu).time_s("all_reduce", num_bytes=num_bytes, world_size=self.axis.size)
+        return self._fused.time_s(num_bytes) < apart_s + self._fused.norm_s(num_bytes)
 
     def all_gather(self, local: torch.Tensor) -> torch.Tensor:
         """A[I_X, J] -> A[I, J]. Shards of equal shape, along dim 0."""
@@ -88,9 +111,16 @@ class Cheapest:
             algorithm=one.algorithm,
             transport=one.transport,
             shared=self._shared if one.transport == "shared_memory" else None,
+            symmetric=self._symmetric if one.transport == "symmetric_memory" else None,
             src=src,
         )
 
+    def _possible(self, num_bytes: int, on_cpu: bool) -> CostModel:
+        """The model without what cannot take a tensor of this size, there."""
 
-def _without_shared_memory(model: CostModel) -> CostModel:
-    return CostModel({key: cost for key, cost in model.items() if key.transport != "shared_memory"})
+        def can(algorithm: str, transport: str) -> bool:
+            if transport == "symmetric_memory":
+                return over_symmetric_memory.fits(algorithm, num_bytes, self._symmetric)
+            return on_cpu or transport != "shared_memory"
+
+        return CostModel({key: cost for key, cost in self._model.items() if can(key.algorithm, key.transport)})

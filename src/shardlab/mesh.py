@@ -76,9 +76,9 @@ class Mesh:
         return f"Mesh(rank={self.rank}/{self.world_size} {grid} {self.device.type})"
 
     @classmethod
-    def single(cls) -> Mesh:
+    def single(cls, device: torch.device | str = "cpu") -> Mesh:
         """A mesh of one rank, with no process group: the reference that every sharded layer is held to."""
-        return cls.build(Plan(), 0, Recorder(), torch.device("cpu"))
+        return cls.build(Plan(), 0, Recorder(), torch.device(device))
 
     @classmethod
     def build(cls, plan: Plan, rank: int, recorder: Recorder, device: torch.device) -> Mesh:

@@ -1,14 +1,15 @@
 """The operations of the layers: Triton kernel or plain torch, chosen in this one place.
 
-Tensors on a GPU go through the kernels, tensors on a CPU through torch. `interpreted` sends CPU tensors through the
-kernels too, in Triton's interpreter: slow, and the way to see without a GPU that the model is wired to them rightly.
+Tensors on a GPU go through the kernels, tensors on a CPU through torch. Two contexts say otherwise, for a comparison:
+`plain_torch` keeps a GPU's tensors from the kernels; `interpreted` sends a CPU's through them, in Triton's interpreter,
+which is slow, and the way to see without a GPU that the model is wired to its kernels rightly.
 """
 
 from __future__ import annotations
 
 import functools
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 
 import torch
 import torch.nn.functional as F
@@ -19,28 +20,40 @@ from shardlab_kernels import silu_mul as _silu_mul
 from shardlab_kernels.flash_attention import flash_attention
 from shardlab_kernels.flash_decode import flash_decode
 from shardlab_kernels.heads import HeadMap
+from shardlab_kernels.int4 import Int4Weight, dequantize
+from shardlab_kernels.int4_gemv import int4_gemv
+from shardlab_kernels.int4_matmul import int4_matmul
 from shardlab_kernels.launch import INTERPRETED
 from shardlab_kernels.rope import rope_
 from shardlab_kernels.skinny import MAX_ROWS, skinny_matmul
 
-_interpreted = False
+_device_types = frozenset({"cuda"})  # whose tensors go through the kernels
 
 
 @contextmanager
-def interpreted() -> Iterator[None]:
-    """Within it, CPU tensors go through the kernels as well. Raises RuntimeError where they would not be interpreted."""
-    global _interpreted
-    if not INTERPRETED:
-        raise RuntimeError("set TRITON_INTERPRET=1 before triton is imported: these kernels were defined for a GPU")
-    _interpreted, before = True, _interpreted
+def _kernels_on(*device_types: str) -> Iterator[None]:
+    global _device_types
+    _device_types, before = frozenset(device_types), _device_types
     try:
         yield
     finally:
-        _interpreted = before
+        _device_types = before
+
+
+def plain_torch() -> AbstractContextManager[None]:
+    """Within it nothing goes through the kernels."""
+    return _kernels_on()
+
+
+def interpreted() -> AbstractContextManager[None]:
+    """Within it CPU tensors go through the kernels as well. Raises RuntimeError where they would not be interpreted."""
+    if not INTERPRETED:
+        raise RuntimeError("set TRITON_INTERPRET=1 before triton is imported: these kernels were defined for a GPU")
+    return _kernels_on("cuda", "cpu")
 
 
 def _on_kernels(x: torch.Tensor) -> bool:
-    return x.is_cuda or _interpreted
+    return x.device.type in _device_types
 
 
 def rms_norm(x: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
@@ -73,15 +86,25 @@ def rope(
     return torch_ops.rotate(q, cos, sin), torch_ops.rotate(k, cos, sin)
 
 
-def linear(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
-    """x[...,K] . weight[N,K] + bias[N] -> [...,N].
+def linear(x: torch.Tensor, weight: torch.Tensor | Int4Weight, bias: torch.Tensor | None = None) -> torch.Tensor:
+    """x[...,K] . weight[N,K] + bias[N] -> [...,N]. The weight may be stored in 4 bits.
 
     On a GPU, up to 16 rows (decode) go to the kernel that streams the weight; more rows are the case that vendors'
     libraries are made for, and there our teaching GEMM is the slower one.
     """
+    if isinstance(weight, Int4Weight):
+        out = _int4_linear(x, weight)
+        return out if bias is None else out.add_(bias)
     if _on_kernels(x) and x.numel() <= MAX_ROWS * x.shape[-1]:
         return skinny_matmul(x, weight, bias)
     return F.linear(x, weight, bias)
+
+
+def _int4_linear(x: torch.Tensor, weight: Int4Weight) -> torch.Tensor:
+    if not _on_kernels(x):
+        return F.linear(x, dequantize(weight, x.dtype))
+    few = x.numel() <= MAX_ROWS * x.shape[-1]
+    return int4_gemv(x, weight) if few else int4_matmul(x, weight)
 
 
 def attention(

@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from shardlab import Plan, Ranks, algorithms
-from shardlab.algorithms import SharedMemory, over_shared_memory, shared_memory
+from shardlab.algorithms import SharedMemory, memfd, over_shared_memory
 from shardlab.launch import RankDied, RankError, RankTimeout
 from shardlab.mesh import Axis, Mesh
 
@@ -187,7 +187,7 @@ def refused(mesh: Mesh, what: str) -> str:
     patch = pytest.MonkeyPatch()
     try:
         if what == "elsewhere" and mesh.rank == 2:
-            patch.setattr(shared_memory, "_open", lambda *args: None)
+            patch.setattr(memfd, "_open", lambda *args: None)
         if what == "memory" and mesh.rank == 0:
 
             def full(fd: int, offset: int, size: int) -> None:
@@ -225,22 +225,22 @@ def test_a_stranger_is_not_opened(tmp_path: Path) -> None:
         os.truncate(memory, 4096)
         os.pwrite(memory, (7).to_bytes(8, "little"), 0)
         pid = os.getpid()
-        assert shared_memory._open(pid, stranger, 0, 0) is None
-        assert shared_memory._open(pid, memory, 8, 4096) is None
-        assert shared_memory._open(pid, memory, 7, 8192) is None
-        found = shared_memory._open(pid, memory, 7, 4096)
+        assert memfd._open(pid, stranger, 0, 0) is None
+        assert memfd._open(pid, memory, 8, 4096) is None
+        assert memfd._open(pid, memory, 7, 8192) is None
+        found = memfd._open(pid, memory, 7, 4096)
         assert found is not None
         found.close()
     finally:
         os.close(memory)
         os.close(stranger)
-    assert shared_memory._open(os.getpid(), memory, 7, 4096) is None
+    assert memfd._open(os.getpid(), memory, 7, 4096) is None
 
 
 def test_where_there_is_no_memfd_it_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert shared_memory.available() == (True, "")
+    assert memfd.available() == (True, "")
     monkeypatch.delattr(os, "memfd_create")
-    assert not shared_memory.available()[0]
+    assert not memfd.available()[0]
     with pytest.raises(RuntimeError, match="needs os.memfd_create and /proc, which Linux has"):
         SharedMemory(Axis.single())
 

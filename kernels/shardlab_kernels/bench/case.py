@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -14,6 +15,8 @@ Call = Callable[..., Any]  # of one set of inputs -> a tensor, or a tuple of ten
 
 # Absolute and relative, against fp64 (fp32 where a case says so) on the same rounded inputs.
 TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 2e-2, torch.float16: 5e-3}
+
+EAGER, COMPILED = "eager", "torch.compile"  # rivals made of the reference
 
 
 class Missing(Exception):
@@ -30,12 +33,14 @@ class Place:
     def size(self, full: int, tiny: int) -> int:
         return tiny if self.smoke else full
 
-    def randn(
-        self, *shape: int, seed: int, fan_in: int = 1, dtype: torch.dtype = torch.bfloat16
-    ) -> torch.Tensor:
+    def ranks(self, full: int) -> int:
+        """How many virtual ranks: one in the interpreter, whose blocks run in sequence and would wait for ever."""
+        return full if self.device.type == "cuda" else 1
+
+    def randn(self, *shape: int, seed: int, fan_in: int = 1, dtype: torch.dtype = torch.bfloat16) -> torch.Tensor:
         """randn * fan_in ** -0.5, the same numbers for the same seed: sums over fan_in terms stay near 1."""
         generator = torch.Generator(self.device).manual_seed(seed)
-        return torch.randn(*shape, generator=generator, device=self.device, dtype=dtype) * fan_in**-0.5
+        return torch.randn(*shape, generator=generator, device=self.device, dtype=dtype).mul_(fan_in**-0.5)
 
 
 @dataclass(frozen=True)
@@ -56,7 +61,7 @@ class Problem:
     tolerance: float = TOLERANCE[torch.bfloat16]
     part: Callable[[torch.Tensor], torch.Tensor] = lambda result: result
     rival_bytes: Mapping[str, int] = field(default_factory=dict)
-    in_place: bool = False  # the inputs change: a second call gives another result
+    in_place: bool = False  # a second call changes what the first one returned, so it is not looked at again
 
 
 @dataclass(frozen=True)
@@ -65,7 +70,7 @@ class Case:
     name: str
     make: Callable[[Place], Problem]
     goal: Goal | None = None
-    needs_gpu: bool = False  # ranks wait for one another: blocks that run in sequence would wait for ever
+    ranks: int = 1  # virtual ones
 
     @property
     def label(self) -> str:
@@ -73,21 +78,23 @@ class Case:
 
 
 def error_of(found: Any, wanted: Any, part: Callable[[torch.Tensor], torch.Tensor]) -> float:
-    """The largest |found - wanted| / (1 + |wanted|); inf for another shape, or where either is not finite.
+    """The largest |found - wanted| / (rms of wanted + |wanted|); inf for another shape, or where that is not finite.
 
+    Against the rms, not against 1: attention over many keys gives small numbers, and zeros must not pass for them.
     `found` may have fewer tensors than `wanted`: those are compared.
     """
     pairs = list(zip(_tensors(found), _tensors(wanted), strict=False))
-    worst = 0.0
-    for one, other in pairs:
-        one = part(one)
+    worst = 0.0 if pairs else float("inf")
+    for one, other in ((part(one), other) for one, other in pairs):
         if one.shape != other.shape:
             return float("inf")
         if one.numel():
             other = other.to(torch.promote_types(other.dtype, torch.float32))
-            off = (one.to(other.dtype) - other).abs_().div_(other.abs().add_(1)).max().item()
-            worst = max(worst, off if off == off else float("inf"))
-    return worst if pairs else float("inf")
+            size = other.abs()
+            rms = other.square().mean().sqrt().clamp_(min=torch.finfo(other.dtype).tiny)
+            off = (one.to(other.dtype) - other).abs_().div_(size.add_(rms)).max().item()
+            worst = max(worst, off) if math.isfinite(off) else float("inf")
+    return worst
 
 
 def compiled(call: Call, place: Place) -> Call:
@@ -95,6 +102,11 @@ def compiled(call: Call, place: Place) -> Call:
     if place.smoke:
         return missing("not tried in --smoke")
     return torch.compile(call, dynamic=False)
+
+
+def shape(*sizes: int, dtype: torch.dtype = torch.bfloat16) -> torch.Tensor:
+    """A tensor without data, for the functions that count a kernel's bytes."""
+    return torch.empty(*sizes, dtype=dtype, device="meta")
 
 
 def missing(reason: str) -> Call:

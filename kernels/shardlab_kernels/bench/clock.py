@@ -70,7 +70,7 @@ def prepare(call: Callable[..., Any], inputs: Sequence[tuple[Any, ...]]) -> Prep
             kept.extend(call(*one) for one in inputs)
         graph.replay()
         torch.cuda.synchronize()
-    except RuntimeError:  # it synchronises, or copies from the host
+    except Exception:  # it synchronises, or copies from the host
         kept.clear()
         torch.cuda.synchronize()
         return Prepared(lambda: [call(*one) for one in inputs], len(inputs), captured=False)

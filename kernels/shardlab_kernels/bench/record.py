@@ -1,7 +1,7 @@
 """labs/measured/kernels_<gpu>.csv: one row an implementation, each with where it comes from.
 
-A run replaces the rows of the cases that it measured, on the same device; other rows stay, with their own date. So a
-run that stops early, or one with --only, loses nothing. Rows of cases that the benchmark no longer has are dropped.
+A run replaces the rows of the cases that it measured, on the same device; other rows stay, with their own date and
+roofs. So a run that stops early, or one with --only, loses nothing. Rows of cases that are no more are dropped.
 The last five columns are those of shardlab.measure.record, which reads the file.
 """
 
@@ -32,7 +32,7 @@ class Row:
     gemm_flops_per_s: float  # cuBLAS bf16 8192^3 in the same run
     of_copy: float
     of_gemm: float  # 0 where flops is 0
-    max_error: float  # the largest |found - wanted| / (1 + |wanted|) against the reference
+    max_error: float  # the largest |found - wanted| / (rms + |wanted|) against the reference
     triton: str  # version
     device: str
     torch: str
@@ -68,7 +68,7 @@ def write(path: Path, rows: Sequence[Row], known: Collection[tuple[str, str]]) -
 
 
 def read(path: Path) -> list[dict[str, str]]:
-    """The lines of a file that `write` made, as text; none where there is no file. Raises ValueError as `write` does."""
+    """The lines of a file that `write` made, as text; none without a file. Raises ValueError as `write` does."""
     if not path.exists():
         return []
     with path.open(newline="", encoding="utf-8") as file:
@@ -86,7 +86,7 @@ def file_name(gpu: str) -> str:
 
     Maker, memory and SXM are left out; PCIe and NVL stay: those cards are slower.
     """
-    words = re.findall(r"[a-z0-9.]+", gpu.lower())
+    words = re.findall(r"[a-z0-9]+", gpu.lower())
     plain = r"nvidia|geforce|tesla|quadro|amd|instinct|\d+gb|hbm\w*|sxm\d*"
     kept = [word for word in words if not re.fullmatch(plain, word)]
     return f"kernels_{'_'.join(kept) or 'gpu'}.csv"

@@ -2,7 +2,8 @@
 
 An implementation is named by three strings: the operation, the algorithm (theory.collectives.ALGORITHMS) and the
 transport. Transports: "backend" is torch.distributed's own call, under the name of what gloo runs (NCCL chooses for
-itself); "send_recv" is ours, made of comm.exchange; "shared_memory" is ours, for ranks of one host.
+itself); "send_recv" is ours, made of comm.exchange; "shared_memory" is ours, for ranks of one host;
+"symmetric_memory" is a Triton kernel, for GPUs that reach each other's memory (SYMMETRIC).
 
 All are exact on integers, give every rank the same bits, take any number of ranks and any length, and leave their
 input alone.
@@ -15,11 +16,21 @@ from dataclasses import dataclass
 
 import torch
 
-from shardlab.algorithms import backend, binomial_tree, direct, over_shared_memory, recursive_doubling, ring
-from shardlab.algorithms.shared_memory import SharedMemory, available
+from shardlab.algorithms import (
+    backend,
+    binomial_tree,
+    direct,
+    over_shared_memory,
+    over_symmetric_memory,
+    recursive_doubling,
+    ring,
+)
+from shardlab.algorithms.memfd import available
+from shardlab.algorithms.shared_memory import SharedMemory
 from shardlab.mesh import Axis
+from shardlab_kernels.symmetric_memory import SymmetricMemory
 
-__all__ = ["IMPLEMENTATIONS", "Implementation", "SharedMemory", "available", "run"]
+__all__ = ["IMPLEMENTATIONS", "SYMMETRIC", "Implementation", "SharedMemory", "available", "run"]
 
 
 @dataclass(frozen=True, order=True)
@@ -42,6 +53,7 @@ def run(
     algorithm: str | None = None,
     transport: str = "backend",
     shared: SharedMemory | None = None,
+    symmetric: SymmetricMemory | None = None,
     src: int = 0,
 ) -> torch.Tensor:
     """One collective by the implementation of that name; `algorithm` None is the transport's first. A new tensor.
@@ -50,12 +62,16 @@ def run(
     A[I_X, J]. all_to_all: part j of rank i -> part i of rank j. Parts are those of theory.split.even_split along
     dim 0, for any length. broadcast: A on rank `src` -> A on every rank. send: rank `src` to the next rank, which
     gets A; all others get their own tensor back.
-    `shared` is the axis' segment, for "shared_memory". An axis of one rank gets a copy of its tensor, and records
+    `shared` is the axis' segment, for "shared_memory"; `symmetric` its symmetric memory. An axis of one rank gets a copy of its tensor, and records
     nothing. Raises ValueError, naming what is allowed.
     """
+    if transport == "symmetric_memory" and Implementation(op, algorithm or "one_shot", transport) in SYMMETRIC:
+        if symmetric is None:
+            raise ValueError(f"symmetric_memory on the {axis.name} axis needs symmetric=symmetric_memory(that axis)")
+        return over_symmetric_memory.run(algorithm or "one_shot", tensor.contiguous(), axis, symmetric)
     call = _CALLS.get((op, algorithm or _FIRST.get((op, transport), ""), transport))
     if call is None:
-        said = "; ".join(str(one) for one in IMPLEMENTATIONS if one.op == op)
+        said = "; ".join(str(one) for one in (*IMPLEMENTATIONS, *SYMMETRIC) if one.op == op)
         said = said or ", ".join(dict.fromkeys(one.op for one in IMPLEMENTATIONS))
         raise ValueError(f"no implementation {op} {algorithm or ''} {transport}; there are: {said}")
     if not 0 <= src < axis.size:
@@ -133,4 +149,8 @@ _CALLS: dict[tuple[str, str, str], Call] = {
 }
 
 IMPLEMENTATIONS = tuple(Implementation(*names) for names in _CALLS)
+# By name only: what is measured or run everywhere does not include them, since a CPU interprets them.
+SYMMETRIC = tuple(
+    Implementation("all_reduce", algorithm, "symmetric_memory") for algorithm in over_symmetric_memory.KERNELS
+)
 _FIRST = {(op, transport): algorithm for op, algorithm, transport in reversed(_CALLS)}

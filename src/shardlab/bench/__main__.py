@@ -30,6 +30,7 @@ MODULES = {
     "faults": "time to an error, failures in many launches",
     "cost_model": "the cost model on this machine",
     "cost_published": "the cost model on published all-reduces",
+    "decode": "decode on our kernels, on a GPU",
 }
 
 

@@ -26,6 +26,7 @@ def generate(
         int, typer.Option(parser=positive, metavar="INTEGER", help="Stop after so many new tokens.")
     ] = 128,
     chat: Annotated[bool, typer.Option(help="Put the prompt into the model's chat template.")] = True,
+    int4: Annotated[bool, typer.Option("--int4", help="Keep weights that the file holds in 4 bits (Q4_1).")] = False,
 ) -> None:
     """Answer a prompt on T ranks. The answer goes to stdout, the rest to stderr, and T does not change it."""
     if not prompt.strip():
@@ -42,7 +43,7 @@ def generate(
     with _echoed() as pipe, redirect_stdout(sys.stderr), Ranks(tp, timeout_s=limit_s) as ranks:
         # check=False: the program is ours and tested, and the check would cost a little on each of its
         # collectives
-        results = ranks.run(program, str(source), prompt, max_tokens, chat=chat, stream_to=str(pipe), check=False)
+        results = ranks.run(program, str(source), prompt, max_tokens, chat=chat, int4=int4, stream_to=str(pipe), check=False)
     typer.echo()
     answer = results[0]
     typer.echo(

@@ -11,6 +11,7 @@ from shardlab.layers.parameter import LocalParameter, empty, load_full
 from shardlab.mesh import Axis
 from shardlab.sharding import Part
 from shardlab.theory.split import even_split
+from shardlab_kernels.int4 import Int4Weight
 
 
 class ColumnParallelLinear(nn.Module):
@@ -34,7 +35,7 @@ class ColumnParallelLinear(nn.Module):
     ) -> None:
         super().__init__()
         held = even_split(d_out, axis.size)[axis.rank] if held is None else held
-        self.local_weight = empty(Part((d_out, d_in), 0, held), dtype, device)
+        self.local_weight: LocalParameter | Int4Weight = empty(Part((d_out, d_in), 0, held), dtype, device)
         self.local_bias = empty(Part((d_out,), 0, held), dtype, device) if bias else None
 
     @classmethod
@@ -70,7 +71,7 @@ class RowParallelLinear(nn.Module):
         super().__init__()
         self.axis = axis
         held = even_split(d_in, axis.size)[axis.rank] if held is None else held
-        self.local_weight = empty(Part((d_out, d_in), 1, held), dtype, device)
+        self.local_weight: LocalParameter | Int4Weight = empty(Part((d_out, d_in), 1, held), dtype, device)
         self.bias: LocalParameter | None = empty(Part((d_out,)), dtype, device) if bias else None
 
     @classmethod

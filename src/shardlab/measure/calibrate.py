@@ -5,14 +5,18 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 
-from shardlab.algorithms import Implementation
+import torch
+
+from shardlab.algorithms import SYMMETRIC, Implementation
 from shardlab.flight import num_cores
 from shardlab.launch import Ranks
-from shardlab.measure.fit import Sample, fit
+from shardlab.measure.fit import Sample, fit, fit_line
 from shardlab.measure.sweep import cells_of, journal_of, runnable, time_on
 from shardlab.measure.timer import Stats
 from shardlab.programs.collectives import Cell
-from shardlab.theory.cost import CostModel, critical_path
+from shardlab.programs.fused_norm import time_fused_norm
+from shardlab.theory.cost import CostModel, FusedNorm, critical_path
+from shardlab.theory.plan import Plan
 
 OPS = ("all_reduce", "all_gather", "reduce_scatter", "all_to_all", "broadcast")
 TRANSPORTS = ("backend", "shared_memory")
@@ -42,7 +46,8 @@ def calibrate(
     """The model of world_size ranks (default: all of the pool), within `budget_s` seconds once the pool is warm.
 
     Everything in the budget is counted: setting up, timing, fitting. Each implementation of `ops` over `transports`
-    gets its own constants, fitted in relative error over up to ROUNDS rounds. The model is meant for
+    gets its own constants, fitted in relative error over up to ROUNDS rounds. On GPUs that reach each other's memory,
+    add "symmetric_memory" to the transports: the kernels then compete with NCCL. The model is meant for
     sizes between the smallest and the largest of `sizes`.
     Raises ValueError where nothing is left to measure, or for a budget too small for one round of anything.
     """
@@ -52,7 +57,8 @@ def calibrate(
         raise ValueError(f"world_size={degree}; allowed: 2..{ranks.world_size}, the size of the pool")
     if not budget_s >= 1:
         raise ValueError(f"budget_s={budget_s}; allowed: 1 or more seconds")
-    chosen = [one for one in runnable(ranks.backend) if one.op in ops and one.transport in transports]
+    known = (*runnable(ranks.backend), *SYMMETRIC)
+    chosen = [one for one in known if one.op in ops and one.transport in transports]
     if not chosen or len(set(sizes)) < 3:
         raise ValueError(f"ops={ops}, transports={transports}, sizes={sizes}: one known op and transport, three sizes")
     ranks.start()
@@ -79,3 +85,31 @@ def fitted(timed: Mapping[Cell, Stats], degree: int, percent: float = 50) -> Cos
         hops, path = critical_path(one.op, num_bytes=cell.num_bytes, world_size=degree, algorithm=one.algorithm)
         samples.setdefault(one, []).append(Sample(hops, path, stats.percentile_s(percent)))
     return CostModel({(one.op, one.algorithm, one.transport, degree): fit(found) for one, found in samples.items()})
+
+
+def calibrate_fused_norm(
+    ranks: Ranks,
+    d_model: int,
+    rows: Sequence[int] = (1, 8, 64),
+    *,
+    world_size: int | None = None,
+    dtype: torch.dtype = torch.float32,
+    rounds: int = 9,
+    calls: int = 10,
+) -> FusedNorm:
+    """The all-reduce that adds the residual and norms, against the norm alone, on tensors [rows, d_model].
+
+    For choose.Cheapest, which fuses where that is forecast to pay. Needs GPUs that reach each other's memory, or
+    interpreted kernels. Raises ValueError for fewer than two numbers of rows.
+    """
+    degree = ranks.world_size if world_size is None else world_size
+    if len(set(rows)) < 2:
+        raise ValueError(f"rows={tuple(rows)}: two different numbers or more are needed")
+    timed = ranks.run(time_fused_norm, d_model, tuple(rows), dtype, rounds, calls, plan=Plan(tp=degree), check=False)
+    fused, norm = [], []
+    for place, count in enumerate(rows):
+        num_bytes = count * d_model * dtype.itemsize
+        for found, which in ((fused, 0), (norm, 1)):  # a collective ends when its last rank does
+            seconds = Stats(tuple(map(max, *(one[place][which] for one in timed)))).median_s
+            found.append(Sample(1, num_bytes, seconds))
+    return FusedNorm(fit_line(fused), fit_line(norm))

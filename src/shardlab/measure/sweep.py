@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from shardlab.algorithms import IMPLEMENTATIONS, Implementation
+from shardlab.algorithms import IMPLEMENTATIONS, SYMMETRIC, Implementation
 from shardlab.launch import Ranks
 from shardlab.measure.journal import Journal
 from shardlab.measure.point import Point
@@ -38,7 +38,7 @@ def sweep(
 ) -> list[Point]:
     """Time and bytes of every implementation, at every size S, on every number of ranks, in that order of loops.
 
-    implementations: default all that run on the ranks' backend. degrees: default the whole pool. A size is rounded
+    implementations: default all that run on the ranks' backend; algorithms.SYMMETRIC are run if asked for. degrees: default the whole pool. A size is rounded
     down to whole shares of 4 bytes a rank (programs.collectives.fitting_bytes); those that fall together are measured
     once. Each result is checked to be exact before anything is timed. Within a degree all cells are timed in turns,
     `rounds` times; with `budget_s` (for timing, all degrees together) fewer if the time is up, once at least.
@@ -117,6 +117,9 @@ def _count(ranks: Ranks, cells: Sequence[Cell], degree: int, clock: Clock) -> li
         moved = ranks.run(count, cell, plan=Plan(tp=degree), wire=True)
         if cell.implementation.transport == "shared_memory":
             found.append(_in_memory(cell, degree, moved))
+        elif cell.implementation.transport == "symmetric_memory":  # no socket sees it, and kernels do not count
+            traffic = tuple(tuple(round(sent) for sent in row) for row in _payload(cell, degree))
+            found.append((max(map(sum, traffic)), "by the formula", traffic))
         else:
             found.append(_on_the_wire(ranks, cell, degree))
         clock.counted(cell, degree)
@@ -174,7 +177,7 @@ def _check(
 ) -> None:
     if not chosen or not sizes or not degrees:
         raise ValueError("nothing to measure: give at least one implementation, one size and one number of ranks")
-    known = runnable(ranks.backend)
+    known = (*runnable(ranks.backend), *SYMMETRIC)
     for one in chosen:
         if one not in known:
             raise ValueError(f"{one} does not run on {ranks.backend}; it runs: {', '.join(map(str, known))}")

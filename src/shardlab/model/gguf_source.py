@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from gguf import GGML_QUANT_SIZES
+from gguf import GGML_QUANT_SIZES, GGMLQuantizationType
 from gguf.quants import dequantize
 
 from shardlab.layers.rope import DividedBy, LinearScaling, Scaling
@@ -16,6 +16,7 @@ from shardlab.model.gguf_header import Header, read_header
 from shardlab.model.source import WeightsError
 from shardlab.sharding import Part
 from shardlab.theory.transformer import Shape
+from shardlab_kernels.int4 import Int4Weight, from_q4_1
 
 ARCHITECTURES = ("llama", "qwen3")
 ROPE_DIVISORS = "rope_freqs.weight"
@@ -45,13 +46,25 @@ class GGUFSource:
         return stored_name == ROPE_DIVISORS  # read into the config
 
     def read(self, stored_name: str, part: Part) -> torch.Tensor:
-        local = self._dequantized(stored_name, part)
-        if self._permuted and (".attn_q." in stored_name or ".attn_k." in stored_name):
-            local = _halves_from_neighbours(local, self.config.shape.head_dim)
-        return local
+        return self._in_our_order(stored_name, self._dequantized(stored_name, part))
 
-    def _dequantized(self, name: str, part: Part) -> torch.Tensor:
-        """Blocks lie along a row: whole blocks are read, and what sticks out is cut off after dequantizing."""
+    def int4(self, stored_name: str, part: Part, device: torch.device) -> Int4Weight | None:
+        """This part as it is stored, 4 bits a weight; None where it is not Q4_1, or cuts a block of 32 in two."""
+        if self._header.tensors[stored_name].tensor_type != GGMLQuantizationType.Q4_1:
+            return None
+        rows, before, columns = self._blocks(stored_name, part)
+        if before or columns % 32 or not rows.size:
+            return None
+        return from_q4_1(self._in_our_order(stored_name, torch.from_numpy(rows.copy())).to(device), columns)
+
+    def _in_our_order(self, name: str, rows: torch.Tensor) -> torch.Tensor:
+        """Rows of numbers or of blocks: llama.cpp orders those of q and k in another way."""
+        if self._permuted and (".attn_q." in name or ".attn_k." in name):
+            return _halves_from_neighbours(rows, self.config.shape.head_dim)
+        return rows
+
+    def _blocks(self, name: str, part: Part) -> tuple[np.ndarray, int, int]:
+        """(bytes[rows, whole blocks that hold the part], elements of the first block before it, elements of a row)."""
         stored = self._header.tensors[name]
         kind = stored.tensor_type
         elements, size = GGML_QUANT_SIZES[kind]
@@ -64,14 +77,19 @@ class GGUFSource:
             rows = rows[part.held.start : part.held.stop]
         first_block, last_block = first // elements, -(-last // elements)
         wanted = np.ascontiguousarray(rows[:, first_block * size : last_block * size])
+        return wanted, first - first_block * elements, last - first
+
+    def _dequantized(self, name: str, part: Part) -> torch.Tensor:
+        """Blocks lie along a row: whole blocks are read, and what sticks out is cut off after dequantizing."""
+        wanted, start, columns = self._blocks(name, part)
         if wanted.size == 0:
             return torch.empty(part.local_shape)
+        kind = self._header.tensors[name].tensor_type
         try:
             full = dequantize(wanted, kind)
         except NotImplementedError:
             raise WeightsError(self.path, f"quantization {kind.name} is not supported", name) from None
-        start = first - first_block * elements
-        local = torch.from_numpy(np.require(full[:, start : start + last - first], np.float32, ["C", "W"]))
+        local = torch.from_numpy(np.require(full[:, start : start + columns], np.float32, ["C", "W"]))
         return local.reshape(part.local_shape)
 
     def _rope_divisors(self) -> Scaling | None:

@@ -90,16 +90,22 @@ class Transformer(nn.Module):
 
     @classmethod
     def from_pretrained(
-        cls, source: str | Path, mesh: Mesh | None = None, dtype: torch.dtype = torch.float32
+        cls,
+        source: str | Path,
+        mesh: Mesh | None = None,
+        dtype: torch.dtype = torch.float32,
+        *,
+        int4: bool = False,
     ) -> Transformer:
         """A Hugging Face folder (config.json and safetensors) or a GGUF file -> the model, only this rank's part read.
 
-        mesh=None: one rank, no process group. Raises ConfigError for a model that cannot run here,
+        mesh=None: one rank, no process group. `int4`: linear layers that a GGUF file holds as Q4_1 stay as they are, 4
+        bits a weight; dtype is then that of everything else. Raises ConfigError for a model that cannot run here,
         WeightsError naming file and tensor for weights that are not the model's; both are ValueErrors.
         """
         from shardlab.model.weights import load  # weights build a Transformer: imported when needed
 
-        return load(Path(source), Mesh.single() if mesh is None else mesh, dtype)
+        return load(Path(source), Mesh.single() if mesh is None else mesh, dtype, int4=int4)
 
     @property
     def shape(self) -> Shape:

@@ -6,10 +6,13 @@ more than its own shards and the one tensor being read.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
+from torch import nn
 
+from shardlab.layers import ColumnParallelLinear, RowParallelLinear
 from shardlab.layers.parameter import LocalParameter, full_name
 from shardlab.mesh import Mesh
 from shardlab.model.config import ModelConfig
@@ -17,6 +20,7 @@ from shardlab.model.gguf_source import GGUFSource
 from shardlab.model.safetensors_source import SafetensorsSource
 from shardlab.model.source import WeightsError, WeightSource, refuse_pickle
 from shardlab.model.transformer import Transformer
+from shardlab_kernels.int4 import Int4Weight
 
 __all__ = ["WeightsError", "load", "open_source", "read_model_config"]
 
@@ -36,9 +40,10 @@ def read_model_config(path: str | Path) -> ModelConfig:
     return open_source(Path(path)).config
 
 
-def load(path: Path, mesh: Mesh, dtype: torch.dtype) -> Transformer:
-    """-> the model with this rank's weights. Raises ValueError for axes other than dp and tp, ConfigError,
-    WeightsError.
+def load(path: Path, mesh: Mesh, dtype: torch.dtype, *, int4: bool = False) -> Transformer:
+    """-> the model with this rank's weights. `int4`: linear layers that the file holds as Q4_1 stay 4 bits a weight.
+
+    Raises ValueError for axes other than dp and tp, ConfigError, WeightsError.
     """
     for name in ("pp", "cp"):
         if mesh[name].size > 1:
@@ -53,13 +58,40 @@ def load(path: Path, mesh: Mesh, dtype: torch.dtype) -> Transformer:
     for local_name, parameter in parameters.items():
         assert isinstance(parameter, LocalParameter)
         stored = source.name_of(full_name(local_name))
+        module, _, attribute = local_name.rpartition(".")
+        owner = model.get_submodule(module)
+        if int4 and _keep_int4(source, owner, attribute, stored, parameter, mesh):
+            continue
         local = source.read(stored, parameter.part)
         _check_finite(local, stored, source.file_of(stored))
-        module, _, attribute = local_name.rpartition(".")
-        filled = LocalParameter.of(local.to(device=mesh.device, dtype=dtype), parameter.part)
-        setattr(model.get_submodule(module), attribute, filled)
+        setattr(owner, attribute, LocalParameter.of(local.to(device=mesh.device, dtype=dtype), parameter.part))
     model.tie()
+    if int4 and not any(isinstance(weight, Int4Weight) for weight in _linear_weights(model)):
+        raise WeightsError(path, "none of its linear layers is stored as Q4_1 in blocks that these ranks can share")
     return model
+
+
+def _linear_weights(model: nn.Module) -> Iterator[torch.Tensor | Int4Weight]:
+    for module in model.modules():
+        if isinstance(module, ColumnParallelLinear | RowParallelLinear):
+            yield module.local_weight
+
+
+def _keep_int4(
+    source: WeightSource, owner: nn.Module, attribute: str, stored: str, parameter: LocalParameter, mesh: Mesh
+) -> bool:
+    """Put the stored 4-bit blocks in the parameter's place, where there are such. -> whether it was done."""
+    if attribute != "local_weight" or not isinstance(owner, ColumnParallelLinear | RowParallelLinear):
+        return False
+    kept = source.int4(stored, parameter.part, mesh.device) if isinstance(source, GGUFSource) else None
+    if kept is None:
+        return False
+    for scales in (kept.scale, kept.minimum):
+        if scales is not None:
+            _check_finite(scales, stored, source.file_of(stored))
+    del owner.local_weight  # a module takes no other type in place of a parameter
+    owner.local_weight = kept
+    return True
 
 
 def check(source: WeightSource, path: Path, model: Transformer) -> None:

@@ -12,9 +12,12 @@ import torch
 
 from shardlab import algorithms, comm
 from shardlab.algorithms import Implementation, SharedMemory
+from shardlab.algorithms.over_symmetric_memory import room_for
 from shardlab.measure.journal import Journal
 from shardlab.mesh import Mesh
+from shardlab.symmetric import symmetric_memory
 from shardlab.theory.split import even_split
+from shardlab_kernels.symmetric_memory import SymmetricMemory
 
 ITEM_BYTES = 4  # fp32
 _SMALL = 1 << 20  # bytes; up to here a call is too short to be estimated from one
@@ -52,7 +55,7 @@ def count(mesh: Mesh, cell: Cell) -> int:
         # made only where it is used: its first bytes would be counted with those of a call over the network
         shared = _shared(mesh, [cell], stack) if cell.implementation.transport == "shared_memory" else None
         base = _base(mesh, cell.num_bytes)
-        out = Work(mesh, cell, _input(cell, base, axis.rank, axis.size), shared)(0)
+        out = Work(mesh, cell, _input(cell, base, axis.rank, axis.size), shared, _symmetric(mesh, [cell]))(0)
         expected = _expected(cell, base, axis.rank, axis.size)
         if expected is not None and not torch.equal(out, expected):
             one = cell.implementation
@@ -86,7 +89,8 @@ def time_cells(
     with ExitStack() as stack:
         shared = _shared(mesh, cells, stack)
         base = _base(mesh, max(cell.num_bytes for cell in cells)) + axis.rank
-        works = [Work(mesh, cell, _input(cell, base, 0, axis.size), shared) for cell in cells]  # base has the rank
+        symmetric = _symmetric(mesh, cells)
+        works = [Work(mesh, cell, _input(cell, base, 0, axis.size), shared, symmetric) for cell in cells]  # base has the rank
         estimates = _estimates_s(mesh, works)
         if budget_s is not None:
             left_s = budget_s - (time.perf_counter() - started)
@@ -118,6 +122,7 @@ class Work:
     cell: Cell
     tensor: torch.Tensor
     shared: SharedMemory | None
+    symmetric: SymmetricMemory | None
 
     def __call__(self, turn: int) -> torch.Tensor:
         """One call. `turn` makes each call wait for the one before, so that latencies add up.
@@ -130,7 +135,14 @@ class Work:
         if one.op == "send" and one.transport != "shared_memory" and axis.rank not in (src, (src + 1) % axis.size):
             return self.tensor  # no part in it: a bystander's copy would take memory bandwidth from the two that have
         return algorithms.run(
-            one.op, self.tensor, axis, algorithm=one.algorithm, transport=one.transport, shared=self.shared, src=src
+            one.op,
+            self.tensor,
+            axis,
+            algorithm=one.algorithm,
+            transport=one.transport,
+            shared=self.shared,
+            symmetric=self.symmetric,
+            src=src,
         )
 
     def seconds(self, calls: int) -> float:
@@ -192,6 +204,14 @@ def _shared(mesh: Mesh, cells: Sequence[Cell], stack: ExitStack) -> SharedMemory
         return None
     sizes = [cell.num_bytes for cell in cells if cell.implementation.transport == "shared_memory"]
     return stack.enter_context(SharedMemory(mesh["tp"], max(sizes, default=0)))
+
+
+def _symmetric(mesh: Mesh, cells: Sequence[Cell]) -> SymmetricMemory | None:
+    """Symmetric memory for the largest cell over it; None where there is none."""
+    sizes = [cell.num_bytes for cell in cells if cell.implementation.transport == "symmetric_memory"]
+    if not sizes:
+        return None
+    return symmetric_memory(mesh["tp"], room_for(max(sizes), mesh["tp"].size), mesh.device)
 
 
 def _base(mesh: Mesh, num_bytes: int) -> torch.Tensor:

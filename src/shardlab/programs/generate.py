@@ -39,6 +39,7 @@ def generate(
     max_new_tokens: int = 128,
     *,
     chat: bool = True,
+    int4: bool = False,
     sampling: Sampling | None = None,
     stream_to: str | Path | None = None,
 ) -> Generated:
@@ -51,7 +52,7 @@ def generate(
     tp = mesh["tp"]
     started = time.perf_counter()
     tokenizer = load_tokenizer(Path(source)) if tp.rank == 0 else None
-    model = Transformer.from_pretrained(source, mesh)
+    model = Transformer.from_pretrained(source, mesh, int4=int4)
     token_ids = share(encode(tokenizer, prompt, chat) if tokenizer else None, tp, mesh.device)
     load_s = time.perf_counter() - started
     shown = Shown(tokenizer, stream_to if mesh.rank == 0 else None)

@@ -74,3 +74,18 @@ def decode_s(
     partial = flash_decode(**sizes, splits=splits, item_bytes=item_bytes).moved_bytes - read
     blocks = decode_blocks(batch=batch, kv_heads=kv_heads, splits=splits)
     return (read / busy_share(blocks, accelerator.num_sms) + partial) / accelerator.hbm_Bps
+
+
+def cached_that_pays(
+    accelerator: Accelerator, *, kv_heads: int, head_dim: int, ranks: int, exchange_s: float, item_bytes: int = 2
+) -> float:
+    """Cached positions of one layer above which `ranks` ranks that share the cache decode faster than one.
+
+    They save (1 - 1 / ranks) of reading it, at the full rate of the HBM, and pay exchange_s to merge their parts.
+    Raises ValueError for fewer than two ranks.
+    """
+    check_sizes(kv_heads=kv_heads, head_dim=head_dim)
+    if ranks < 2:
+        raise ValueError(f"ranks={ranks}: 2 or more are needed to share a cache")
+    position_s = 2 * kv_heads * head_dim * item_bytes / accelerator.hbm_Bps
+    return exchange_s / (position_s * (1 - 1 / ranks))

@@ -60,6 +60,25 @@ class Cost:
         return self.base_s + self.alpha_s * hops + wire_bytes / self.bandwidth_Bps + chunking_s
 
 
+@dataclass(frozen=True)
+class FusedNorm:
+    """What all-reduce, residual add and RMSNorm cost in one kernel, and what the add and norm cost alone.
+
+    Both are measured on the machine, by bytes of the tensor: `Cost` with one hop and S for the bytes on its path.
+    """
+
+    fused: Cost
+    norm: Cost
+
+    def time_s(self, num_bytes: float) -> float:
+        """Seconds of the fused kernel for a tensor of S bytes."""
+        return self.fused.time_s(1, num_bytes)
+
+    def norm_s(self, num_bytes: float) -> float:
+        """Seconds of add_rms_norm alone."""
+        return self.norm.time_s(1, num_bytes)
+
+
 class Key(NamedTuple):
     """What a fitted cost is known for."""
 

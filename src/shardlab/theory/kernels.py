@@ -73,7 +73,9 @@ def flash_attention(
     cached = seq if cached is None else cached
     flops = 4 * batch * heads * head_dim * causal_pairs(seq, cached)
     rows = batch * heads * seq
-    moved = 2 * rows * head_dim * item_bytes + rows * FLOAT_BYTES + _kv_bytes(batch, kv_heads, head_dim, cached, item_bytes)
+    moved = (
+        2 * rows * head_dim * item_bytes + rows * FLOAT_BYTES + _kv_bytes(batch, kv_heads, head_dim, cached, item_bytes)
+    )
     return Work(moved, flops)
 
 
@@ -122,7 +124,7 @@ PASSES: dict[str, tuple[tuple[str, float, float], ...]] = {
     ),
     "rope_": (
         ("times cos", 1, 1),
-        ("negate half", 0.5, 0.5),
+        ("negate", 0.5, 0.5),
         ("join halves", 1, 1),
         ("times sin", 1, 1),
         ("add", 2, 1),
@@ -150,10 +152,10 @@ def rms_norm(*, rows: int, d_model: int, item_bytes: int = 2) -> Work:
 
 
 def rope(*, batch: int, heads: int, kv_heads: int, head_dim: int, seq: int, item_bytes: int = 2) -> Work:
-    """q[B,N,S,H] and k[B,K,S,H] turned where they lie; cos and sin[S,H] read once. 3 FLOPs an element."""
+    """q[B,N,S,H] and k[B,K,S,H] turned where they lie; half of cos and sin[S,H] read once. 3 FLOPs an element."""
     check_sizes(batch=batch, heads=heads, kv_heads=kv_heads, head_dim=head_dim, seq=seq)
     elements = batch * (heads + kv_heads) * seq * head_dim
-    return Work((2 * elements + 2 * seq * head_dim) * item_bytes, 3 * elements)
+    return Work((2 * elements + seq * head_dim) * item_bytes, 3 * elements)
 
 
 def silu_mul(*, rows: int, d_ff: int, item_bytes: int = 2) -> Work:

@@ -9,6 +9,13 @@ from shardlab.viz.display import Picture, show
 from shardlab.viz.forecast import Forecast, forecasts
 from shardlab.viz.gallery import traffic_gallery
 from shardlab.viz.heads import heads_on_ranks
+from shardlab.viz.kernel_attention import attention_tiles
+from shardlab.viz.kernel_blocks import Busy, Splits, busy_sms, split_times
+from shardlab.viz.kernel_experts import expert_rows
+from shardlab.viz.kernel_int4 import q4_1_block
+from shardlab.viz.kernel_passes import Passes, passes
+from shardlab.viz.kernel_roofline import Reach, roofline
+from shardlab.viz.kernel_shots import shots
 from shardlab.viz.knobs import all_reduce_knobs
 from shardlab.viz.kv import kv_cache
 from shardlab.viz.link_knobs import bandwidth_knobs
@@ -27,19 +34,26 @@ from shardlab.viz.widgets import explore
 
 __all__ = [
     "Bar",
+    "Busy",
     "Curve",
     "Filled",
     "Forecast",
     "LogBar",
     "Panel",
+    "Passes",
     "Picture",
+    "Reach",
+    "Splits",
     "Sweep",
     "Timed",
     "all_reduce_knobs",
+    "attention_tiles",
     "bandwidth_knobs",
     "bars",
+    "busy_sms",
     "curves",
     "decode_step",
+    "expert_rows",
     "explore",
     "forecasts",
     "forward_time",
@@ -48,10 +62,15 @@ __all__ = [
     "log_bars",
     "memory",
     "mlp_split",
+    "passes",
     "plan_knobs",
+    "q4_1_block",
+    "roofline",
+    "shots",
     "show",
     "signed_errors",
     "source",
+    "split_times",
     "swept",
     "swept_busbw",
     "timed",

@@ -1,0 +1,48 @@
+"""What all-reduce, residual and norm take in one kernel, and what the norm takes alone: timed in turns on every rank."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+
+import torch
+
+from shardlab import comm
+from shardlab.algorithms.over_symmetric_memory import room_for
+from shardlab.mesh import Mesh
+from shardlab.symmetric import symmetric_memory
+from shardlab_kernels.all_reduce_rms_norm import all_reduce_rms_norm
+from shardlab_kernels.rms_norm import add_rms_norm
+
+_EPS = 1e-5
+
+
+def time_fused_norm(
+    mesh: Mesh, d_model: int, rows: Sequence[int], dtype: torch.dtype, rounds: int, calls: int
+) -> list[tuple[list[float], list[float]]]:
+    """For each number of rows [rows, d_model]: this rank's seconds of one fused call, and of one norm, a sample a round."""
+    axis, device = mesh["tp"], mesh.device
+    memory = symmetric_memory(axis, room_for(max(rows) * d_model * dtype.itemsize, axis.size), device)
+    weight = torch.ones(d_model, dtype=dtype, device=device)
+    inputs = [torch.randn(count, d_model, dtype=dtype, device=device) for count in rows]
+    samples: list[tuple[list[float], list[float]]] = [([], []) for _ in rows]
+    for number in range(rounds + 1):  # the first compiles, and is not kept
+        for x, (fused, norm) in zip(inputs, samples, strict=True):
+            comm.barrier(axis)
+            fused_s = _seconds(lambda x=x: all_reduce_rms_norm(x, x, weight, _EPS, memory), calls, device)
+            norm_s = _seconds(lambda x=x: add_rms_norm(x, x, weight, _EPS), calls, device)
+            if number:
+                fused.append(fused_s)
+                norm.append(norm_s)
+    return samples
+
+
+def _seconds(call: Callable[[], object], calls: int, device: torch.device) -> float:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    started = time.perf_counter()
+    for _ in range(calls):
+        call()
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return (time.perf_counter() - started) / calls

@@ -1,0 +1,72 @@
+"""SmolLM2 on the 4-bit blocks of its own file: nothing is converted, and the tokens are those of the unpacked model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from tests.model.tiny import CASES, build
+
+from shardlab import Plan, Ranks, Transformer, ops
+from shardlab.mesh import Mesh
+from shardlab.model.decoder import Decoder
+from shardlab.model.fetch import fetch
+from shardlab.model.tokenizer import encode, load_tokenizer
+from shardlab.model.weights import WeightsError
+from shardlab_kernels.int4 import Int4Weight, bits_per_weight
+
+PROMPT = "What is the capital of France?"
+NEW = 3
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
+
+
+@pytest.fixture(scope="module")
+def smollm2() -> Path:
+    return fetch("smollm2")
+
+
+@pytest.fixture(scope="module")
+def wanted(smollm2: Path) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """The prompt, and the unpacked model's logits and tokens."""
+    model, token_ids = Transformer.from_pretrained(smollm2), encode(load_tokenizer(smollm2), PROMPT)
+    return token_ids, model(token_ids), model.generate(token_ids, NEW, eos_ids=())
+
+
+def packed(mesh: Mesh, path: Path, token_ids: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, list[float]]:
+    """-> logits, tokens, and the bits of each weight that stayed packed."""
+    model = Transformer.from_pretrained(path, mesh, int4=True)
+    held = [bits_per_weight(m.local_weight) for m in model.modules() if isinstance(getattr(m, "local_weight", 0), Int4Weight)]
+    return model(token_ids), model.generate(token_ids, NEW, eos_ids=()), held
+
+
+@pytest.mark.parametrize("degree", [1, 3, 4])
+def test_ranks_hold_the_blocks_of_the_file(
+    degree: int, smollm2: Path, wanted: tuple[torch.Tensor, torch.Tensor, torch.Tensor], ranks: Ranks
+) -> None:
+    token_ids, logits, tokens = wanted
+    for ours, greedy, held in ranks.run(packed, smollm2, token_ids, plan=Plan(tp=degree), check=False):
+        assert held == [5.0] * len(held) and len(held) > 30 * 6  # a few tensors of the file are of another kind
+        assert torch.equal(greedy, tokens)
+        torch.testing.assert_close(ours, logits, atol=1e-3, rtol=1e-4)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="tests/model/test_on_gpu.py runs it compiled")
+def test_the_whole_model_on_interpreted_kernels(
+    smollm2: Path, wanted: tuple[torch.Tensor, torch.Tensor, torch.Tensor]
+) -> None:
+    """Thirty layers: prefill by flash attention and the INT4 GEMM, a step by flash decoding and the INT4 GEMV."""
+    token_ids, logits, tokens = wanted
+    model = Transformer.from_pretrained(smollm2, int4=True)
+    cache = model.new_cache(1, token_ids.shape[1] + 1)
+    with ops.interpreted(), torch.inference_mode():
+        first = model.logits(model.hidden(token_ids, cache)[:, -1:])[:, 0]
+        second = Decoder(model, cache).step(first.argmax(-1))
+    torch.testing.assert_close(first, logits[:, -1], atol=1e-3, rtol=1e-4)
+    assert [int(first.argmax()), int(second.argmax())] == tokens[0, :2].tolist()
+
+
+def test_a_model_without_4_bit_weights_is_refused(tmp_path: Path) -> None:
+    reference = build(CASES["llama-mqa"], tmp_path)
+    with pytest.raises(WeightsError, match="stored as Q4_1"):
+        Transformer.from_pretrained(reference.folder, int4=True)
