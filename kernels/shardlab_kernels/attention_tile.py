@@ -26,6 +26,11 @@ def check_head_dim(h: int) -> None:
         raise ValueError(f"H={h}: a head_dim of {MIN_H}..{MAX_H} that is a multiple of 8 is supported")
 
 
+def padded(h: int) -> int:
+    """-> the power of two that a tile is wide for this head_dim; loads leave out the rest."""
+    return max(MIN_H, 1 << (h - 1).bit_length())
+
+
 def check_scale(scale: float | None, h: int) -> float:
     """-> the scale, by default H ** -0.5, in units of log2. Raises ValueError unless it is above 0."""
     if scale is not None and not 0 < scale < float("inf"):
@@ -93,7 +98,7 @@ def _absorb(
     MASKED: tl.constexpr,
 ):  # fmt: skip
     """Keys begin..end-1, BLOCK_N at a time. Unless MASKED, every row sees all of them."""
-    for j in tl.range(begin, end, BLOCK_N):
+    for j in range(begin, end, BLOCK_N):
         k = load_rows(k_ptr, j, stride_k, limit, H, BLOCK_N, BLOCK_H, MASKED)
         scores = dot(q, tl.trans(k), tl.zeros([rows.shape[0], BLOCK_N], tl.float32))
         keys = j + tl.arange(0, BLOCK_N)
@@ -166,7 +171,7 @@ _CONFIGS = {
     (2, 128): _configs((64, 64, 4, 2), (64, 64, 4, 3), (128, 64, 8, 3), (128, 128, 8, 2), (128, 128, 8, 3)),
     (2, 256): _configs((64, 32, 4, 2), (128, 32, 8, 2), (128, 64, 8, 2)),
     (4, 64): _configs((64, 32, 8, 1)),
-    (4, 128): _configs((32, 32, 8, 1)),
+    (4, 128): _configs((32, 16, 8, 1)),
     (4, 256): _configs((32, 16, 8, 1)),
 }
 
@@ -178,7 +183,7 @@ def tuned_by_size(kernel: object, key: Sequence[str]) -> dict[tuple[int, int], o
 
 def size_class(dtype: torch.dtype, h: int) -> tuple[int, int]:
     """-> the key of tuned_by_size."""
-    return dtype.itemsize, max(64, triton.next_power_of_2(h))
+    return dtype.itemsize, max(64, padded(h))
 
 
 def tuning_bucket(s: int) -> int:

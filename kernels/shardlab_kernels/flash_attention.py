@@ -10,19 +10,19 @@ import triton
 import triton.language as tl
 
 from shardlab_kernels.attention_tile import (
-    MIN_H,
     attend_tile,
     check_head_dim,
     check_scale,
     check_window,
     limits,
+    padded,
     size_class,
     tuned_by_size,
     tuning_bucket,
 )
 from shardlab_kernels.checks import check_dtype, check_integers, check_rows, sizes, wide
 from shardlab_kernels.heads import HeadMap, check_heads
-from shardlab_kernels.launch import check_device, launch
+from shardlab_kernels.launch import cdiv, check_device, launch
 
 
 def reference(
@@ -134,7 +134,7 @@ def flash_attention(
     key gives out = 0, lse = -inf. Keys beyond kv_lengths are never read; others must be finite, hidden or not.
 
     heads says which KV head a query head reads, by default even groups. fp32, bf16 or fp16; H a multiple of 8 in
-    16..256; any strides but the last. out.transpose(1, 2) is contiguous: the output projection needs no copy.
+    16..256 (multiples of 16 are faster: others are read an element at a time); any strides but the last. out.transpose(1, 2) is contiguous: the output projection needs no copy.
 
     Raises ValueError for shapes, dtypes, strides, head_dim, window, scale or devices that do not fit.
     """
@@ -152,11 +152,11 @@ def flash_attention(
     lse = torch.empty(b, n, s, dtype=torch.float32, device=device)
     if out.numel():
         launch(
-            _kernels[size_class(dtype, h)], lambda meta: (triton.cdiv(s, meta["BLOCK_M"]), n, b),
+            _kernels[size_class(dtype, h)], lambda meta: (cdiv(s, meta["BLOCK_M"]), n, b),
             q, k, v, out, lse, heads.kv_index, kv_lengths,
             *q.stride()[:3], *k.stride()[:3], *v.stride()[:3], *out.stride()[:3], *lse.stride()[:2],
             s, c, *limits(s, c, causal, query_offset, window), log2_scale, tuning_bucket(s),
-            H=h, BLOCK_H=max(MIN_H, triton.next_power_of_2(h)), CAUSAL=causal, WINDOW=window is not None,
+            H=h, BLOCK_H=padded(h), CAUSAL=causal, WINDOW=window is not None,
             LENGTHS=kv_lengths is not None,
         )  # fmt: skip
     return out, lse

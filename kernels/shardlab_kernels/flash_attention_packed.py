@@ -10,18 +10,18 @@ import triton.language as tl
 
 from shardlab_kernels import flash_attention as dense
 from shardlab_kernels.attention_tile import (
-    MIN_H,
     attend_tile,
     check_head_dim,
     check_scale,
     check_window,
+    padded,
     size_class,
     tuned_by_size,
     tuning_bucket,
 )
 from shardlab_kernels.checks import check_dtype, check_integers, check_rows, sizes, wide
 from shardlab_kernels.heads import HeadMap, check_heads
-from shardlab_kernels.launch import check_device, launch
+from shardlab_kernels.launch import cdiv, check_device, launch
 
 
 def reference(
@@ -40,8 +40,8 @@ def reference(
     out, lse = torch.zeros_like(q), wide(q).new_zeros(q.shape[:2])
     for b in range(len(cu_q) - 1):
         mine, keys = slice(int(cu_q[b]), int(cu_q[b + 1])), slice(int(cu_k[b]), int(cu_k[b + 1]))
-        one = (x.transpose(0, 1)[None] for x in (q[mine], k[keys], v[keys]))
-        found = dense.reference(*one, heads, causal=causal, window=window, scale=scale)
+        one_q, one_k, one_v = (x.transpose(0, 1)[None] for x in (q[mine], k[keys], v[keys]))
+        found = dense.reference(one_q, one_k, one_v, heads, causal=causal, window=window, scale=scale)
         out[mine], lse[mine] = (x[0].transpose(0, 1) for x in found)
     return out, lse
 
@@ -129,10 +129,10 @@ def flash_attention_packed(
     lse = torch.empty(t, n, dtype=torch.float32, device=device)
     if out.numel():
         launch(
-            _kernels[size_class(dtype, h)], lambda meta: (triton.cdiv(max_queries, meta["BLOCK_M"]), n, b),
+            _kernels[size_class(dtype, h)], lambda meta: (cdiv(max_queries, meta["BLOCK_M"]), n, b),
             q, k, v, out, lse, heads.kv_index, cu_q, cu_k,
             *q.stride()[:2], *k.stride()[:2], *v.stride()[:2], *out.stride()[:2], lse.stride(0),
             min(window or 1, 1 << 30), log2_scale, tuning_bucket(max_queries),
-            H=h, BLOCK_H=max(MIN_H, triton.next_power_of_2(h)), CAUSAL=causal, WINDOW=window is not None,
+            H=h, BLOCK_H=padded(h), CAUSAL=causal, WINDOW=window is not None,
         )  # fmt: skip
     return out, lse

@@ -7,17 +7,18 @@ Kwon et al. 2023, arXiv 2309.06180. The query heads of one KV head share a tile,
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cache
 
 import torch
 import triton
 import triton.language as tl
 
 from shardlab_kernels import flash_attention as dense
-from shardlab_kernels.attention_tile import MIN_H, check_head_dim, check_scale, check_window, finish, weigh
+from shardlab_kernels.attention_tile import check_head_dim, check_scale, check_window, finish, padded, weigh
 from shardlab_kernels.checks import check_dtype, check_integers, check_rows, sizes
 from shardlab_kernels.dot import dot
 from shardlab_kernels.heads import HeadMap, check_heads
-from shardlab_kernels.launch import check_device, launch, num_multiprocessors, tuned
+from shardlab_kernels.launch import cdiv, check_device, launch, num_multiprocessors, tuned
 from shardlab_kernels.merge import merge
 
 MIN_PAGE = 16
@@ -43,15 +44,15 @@ def reference(
     parts = []
     for b, length in enumerate(lengths.tolist()):
         one = (k[b], v[b]) if block_table is None else (_gather(x, block_table[b], length) for x in (k, v))
-        keys = (x[None, :, :length] for x in one)
-        parts.append(dense.reference(q[b][None, :, None], *keys, heads, window=window, scale=scale))
+        keys, values = (x[None, :, :length] for x in one)
+        parts.append(dense.reference(q[b][None, :, None], keys, values, heads, window=window, scale=scale))
     out, lse = zip(*parts, strict=True)
     return torch.cat(out)[:, :, 0], torch.cat(lse)[:, :, 0]
 
 
 def _gather(pages: torch.Tensor, table: torch.Tensor, length: int) -> torch.Tensor:
     """pages[P,K,page,H], table[pages] -> [K,C,H]."""
-    used = pages[table[: triton.cdiv(length, pages.shape[2])].long()]
+    used = pages[table[: cdiv(length, pages.shape[2])].long()]
     return used.transpose(0, 1).flatten(1, 2)
 
 
@@ -145,6 +146,7 @@ _kernels = {
 }
 
 
+@cache  # many layers ask the same
 def split_count(num_tiles: int, num_keys: int, num_multiprocessors: int) -> int:
     """-> how many programs share the keys of each (sequence, KV head). From sizes, so that a CUDA graph can keep it.
 
@@ -152,8 +154,8 @@ def split_count(num_tiles: int, num_keys: int, num_multiprocessors: int) -> int:
     FlashAttention's num_splits_heuristic (github.com/Dao-AILab/flash-attention, hopper/heuristics.h).
     """
     slots, num_tiles = 2 * num_multiprocessors, max(num_tiles, 1)
-    most = max(1, min(triton.cdiv(num_keys, SPLIT_KEYS), MAX_SPLITS, slots))
-    efficiency = [num_tiles * s / (slots * triton.cdiv(num_tiles * s, slots)) for s in range(1, most + 1)]
+    most = max(1, min(cdiv(num_keys, SPLIT_KEYS), MAX_SPLITS, slots))
+    efficiency = [num_tiles * s / (slots * cdiv(num_tiles * s, slots)) for s in range(1, most + 1)]
     return 1 + next(i for i, e in enumerate(efficiency) if e >= 0.85 * max(efficiency))
 
 
@@ -200,9 +202,9 @@ def flash_decode(
         raise ValueError(f"num_splits={num_splits}: at least 1 is needed")
     device = check_device(q=q, k=k, v=v, lengths=lengths, block_table=block_table)
     heads = check_heads(heads, n, size["K"], device)
-    block_h = max(MIN_H, triton.next_power_of_2(h))
+    block_h = padded(h)
     block_g = _group_rows(dtype, block_h, heads.widest)
-    num_groups = triton.cdiv(max(heads.widest, 1), block_g)
+    num_groups = cdiv(max(heads.widest, 1), block_g)
     c = size["C"] if block_table is None else page * size["pages"]
     if num_splits is None:
         num_splits = split_count(b * size["K"] * num_groups, c, num_multiprocessors(device))
@@ -222,7 +224,7 @@ def flash_decode(
 def _group_rows(dtype: torch.dtype, block_h: int, widest: int) -> int:
     """-> the query heads in a tile: all that read one KV head, if the registers hold them."""
     most = 16 if dtype == torch.float32 else (128 * 128) // max(block_h, 128)
-    return min(max(16, triton.next_power_of_2(widest)), most)
+    return min(max(16, 1 << (widest - 1).bit_length()), most)
 
 
 def _size_class(dtype: torch.dtype, h: int, block_g: int, paged: bool) -> str:

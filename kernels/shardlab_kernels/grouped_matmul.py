@@ -125,7 +125,7 @@ def _grouped_matmul_kernel(
     x_ptrs = rows_ptr + tl.minimum(row, end - 1).to(tl.int64)[:, None] * stride_m + k[None, :]
     w_ptrs = w_ptr + expert * stride_e + tl.minimum(column, F - 1).to(tl.int64)[None, :] * stride_f + k[:, None]
     acc = tl.zeros((BLOCK_M, BLOCK_F), dtype=tl.float32)
-    depth = D
+    depth = tl.where((group >= 1) & (group <= E), D, 0)
     for k_start in range(0, depth, BLOCK_D):
         if EVEN:
             x = tl.load(x_ptrs)

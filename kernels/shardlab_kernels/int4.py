@@ -9,6 +9,7 @@ high half. So the same kernels read our own layout and the blocks of a GGUF file
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 import triton
@@ -25,7 +26,7 @@ _MAGIC: tl.constexpr = tl.constexpr(0x4B000000)
 _MAGIC_FLOAT: tl.constexpr = tl.constexpr(2.0**23)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)  # two are equal if they are the same object
 class Int4Weight:
     """w[N,K], row n and column k in group k // group: w = q * scale + minimum, or (q - 8) * scale without minimum.
 
@@ -60,7 +61,7 @@ class Int4Weight:
         if minimum is not None and minimum.stride() != scale.stride():
             raise ValueError(f"minimum has strides {minimum.stride()}, scale {scale.stride()}: the same are needed")
 
-    @property
+    @cached_property
     def alignment(self) -> int:
         """16 or 4: every run of nibbles begins at a multiple of so many bytes."""
         return _alignment(self.packed)

@@ -69,3 +69,8 @@ def num_multiprocessors(device: torch.device) -> int:
 def cdiv(a: int, b: int) -> int:
     """a / b rounded up, for launchers: triton.cdiv, whose type no checker knows."""
     return -(-a // b)
+
+
+def next_power_of_2(n: int) -> int:
+    """The smallest power of two that is at least n, for launchers: triton.next_power_of_2, with a type."""
+    return 1 << max(0, n - 1).bit_length()

@@ -32,7 +32,7 @@ from triton.tools.tensor_descriptor import TensorDescriptor
 
 from shardlab_kernels.checks import check_dtype, sizes, wide
 from shardlab_kernels.dot import dot
-from shardlab_kernels.launch import check_device, launch, num_multiprocessors, tuned
+from shardlab_kernels.launch import cdiv, check_device, launch, next_power_of_2, num_multiprocessors, tuned
 
 GROUP_M: tl.constexpr = tl.constexpr(8)
 
@@ -110,7 +110,7 @@ def _matmul_kernel(
     # There are as many programs as the GPU holds at once, and each takes every num_programs-th tile ("persistent"): the
     # first copies of its next tile are under way while it stores the last one (flatten makes one loop of the two).
     for tile in tl.range(tl.program_id(0), tiles_m * tiles_n, tl.num_programs(0), flatten=True):
-        tile_m, tile_n = _place(tile, tiles_m, tiles_n)
+        tile_m, tile_n = _place(tile, tiles_m, tiles_n)  # pyright: ignore[reportGeneralTypeIssues]
         acc = tl.zeros([BLOCK_M, BLOCK_N], dtype=tl.float32)
         for step in range(tl.cdiv(K, BLOCK_K)):
             x = x_tiles.load([tile_m * BLOCK_M, step * BLOCK_K])
@@ -157,10 +157,10 @@ def matmul(x: torch.Tensor, w: torch.Tensor, bias: torch.Tensor | None = None) -
     multiprocessors = num_multiprocessors(device)
 
     def grid(meta: dict[str, Any]) -> tuple[int, ...]:
-        tiles = triton.cdiv(m, meta["BLOCK_M"]) * triton.cdiv(n, meta["BLOCK_N"])
+        tiles = cdiv(m, meta["BLOCK_M"]) * cdiv(n, meta["BLOCK_N"])
         return (min(tiles, multiprocessors * meta["PER_SM"]),)
 
     kernel = _fp32_kernel if dtype == torch.float32 else _half_kernel
     bias = bias if bias is None else bias.contiguous()
-    launch(kernel, grid, x_tiles, w_tiles, bias, out, m, n, rows.shape[1], triton.next_power_of_2(m))
+    launch(kernel, grid, x_tiles, w_tiles, bias, out, m, n, rows.shape[1], next_power_of_2(m))
     return out

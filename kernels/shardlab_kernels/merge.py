@@ -11,7 +11,7 @@ import triton
 import triton.language as tl
 
 from shardlab_kernels.checks import FLOATS, check_dtype, wide
-from shardlab_kernels.launch import check_device, launch, num_multiprocessors
+from shardlab_kernels.launch import cdiv, check_device, launch, num_multiprocessors
 
 TILE = 4096  # elements that a program holds at a time
 
@@ -93,16 +93,16 @@ def merge(
     p, r, h = outs.shape[0], lse.numel(), outs.shape[-1]
     if out.numel():
         block_p, block_r, block_h = blocks(p, r, h, num_multiprocessors(device))
-        grid = (triton.cdiv(r, block_r), triton.cdiv(h, block_h))
+        grid = (cdiv(r, block_r), cdiv(h, block_h))
         launch(_merge_kernel, grid, outs, lses, out, lse, p, r, h, BLOCK_P=block_p, BLOCK_R=block_r, BLOCK_H=block_h)
     return out, lse
 
 
 def blocks(p: int, r: int, h: int, num_multiprocessors: int) -> tuple[int, int, int]:
     """-> (BLOCK_P, BLOCK_R, BLOCK_H). Many rows: fill the tile. Few: a row a program, its dims and parts spread out."""
-    block_h = min(triton.next_power_of_2(h), 128)
-    while block_h > 32 and r * triton.cdiv(h, block_h) < num_multiprocessors:
+    block_h = min(1 << (h - 1).bit_length(), 128)
+    while block_h > 32 and r * cdiv(h, block_h) < num_multiprocessors:
         block_h //= 2
-    block_p = min(triton.next_power_of_2(p), TILE // block_h)
+    block_p = min(1 << (p - 1).bit_length(), TILE // block_h)
     rows = min(TILE // (block_p * block_h), max(r // (4 * num_multiprocessors), 1))
     return block_p, 1 << (rows.bit_length() - 1), block_h

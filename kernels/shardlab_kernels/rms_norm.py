@@ -10,7 +10,7 @@ import triton
 import triton.language as tl
 
 from shardlab_kernels.checks import check_dtype, sizes, wide
-from shardlab_kernels.launch import check_device, launch
+from shardlab_kernels.launch import cdiv, check_device, launch, next_power_of_2
 
 MAX_D = 65536  # a program holds a whole row
 TILE = 2048  # elements that a program takes, where rows are short
@@ -28,14 +28,14 @@ def reference(x: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor
 
 
 def moved_bytes(x: torch.Tensor, weight: torch.Tensor) -> int:
-    """From tensors. What rms_norm moves: read x, write the result, read the weight once (later rows find it in cache)."""
+    """From tensors. What rms_norm moves: read x, write the result, read the weight once (then it is in cache)."""
     return 2 * x.nbytes + weight.nbytes
 
 
 def add_reference(
     x: torch.Tensor, residual: torch.Tensor, weight: torch.Tensor, eps: float
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """x[...,D], residual[...,D], weight[D] -> (RMSNorm of the sum, the sum). In torch: 3 for the sum, and reference's 7."""
+    """x[...,D], residual[...,D], weight[D] -> (RMSNorm of the sum, the sum). In torch: 3 for it, and reference's 7."""
     total = x + residual
     return reference(total, weight, eps), total
 
@@ -58,9 +58,8 @@ def _rms_norm_kernel(
     # Rounded where torch rounds: the sum, and the norm before the weight. Casts are explicit: the interpreter
     # stores garbage for an implicit cast to bf16.
     if residual_ptr is not None:
-        total = (x + tl.load(residual_ptr + offsets, mask=inside, other=0.0).to(tl.float32)).to(
-            out_ptr.dtype.element_ty
-        )
+        residual = tl.load(residual_ptr + offsets, mask=inside, other=0.0).to(tl.float32)
+        total = (x + residual).to(out_ptr.dtype.element_ty)
         tl.store(total_ptr + offsets, total, mask=inside)
         x = total.to(tl.float32)
     scale = 1.0 / tl.sqrt(tl.sum(x * x, axis=1) / D + eps)
@@ -90,8 +89,8 @@ def add_rms_norm(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """x[...,D] + residual[...,D] -> total, RMSNorm(total) * weight[D] -> normed; returns (normed, total), in x's dtype.
 
-    The sum is rounded to the dtype before it is normed, so that this equals the two steps. Raises ValueError for shapes,
-    dtypes or devices that do not fit, and for D beyond 65536.
+    The sum is rounded to the dtype before it is normed, so that this equals the two steps. Raises ValueError for
+    shapes, dtypes or devices that do not fit, and for D beyond 65536.
     """
     d = sizes(x=(x, "... D"), weight=(weight, "D"))["D"]
     if residual.shape != x.shape:
@@ -127,11 +126,11 @@ def _launch(
     if x.numel() == 0:
         return
     d = x.shape[-1]
-    block = triton.next_power_of_2(d)
+    block = next_power_of_2(d)
     rows = max(1, TILE // block)
     warps = min(32, max(1, rows * block // (32 * PER_THREAD)))
     num_rows = x.numel() // d
     launch(
-        _rms_norm_kernel, (triton.cdiv(num_rows, rows),),
+        _rms_norm_kernel, (cdiv(num_rows, rows),),
         x, residual, weight.contiguous(), total, out, num_rows, d, eps, ROWS=rows, BLOCK=block, num_warps=warps,
     )  # fmt: skip

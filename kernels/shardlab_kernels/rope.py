@@ -10,7 +10,7 @@ import triton
 import triton.language as tl
 
 from shardlab_kernels.checks import check_dtype, check_rows, sizes, wide
-from shardlab_kernels.launch import check_device, launch
+from shardlab_kernels.launch import cdiv, check_device, launch, next_power_of_2
 
 MAX_H = 256
 TILE = 2048  # pairs that a program turns: 16 a thread, two loads of 16 bytes from each half in a half precision
@@ -74,7 +74,7 @@ def _rope_kernel(
 
 
 def rope_(q: torch.Tensor, k: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> None:
-    """q[B,N,S,H], k[B,K,S,H], cos[S,H], sin[S,H] -> None: q and k are changed in place. Calculated in fp32, rounded once.
+    """q[B,N,S,H], k[B,K,S,H], cos[S,H], sin[S,H] -> None: q and k turn in place. Calculated in fp32, rounded once.
 
     q and k may be views with any strides, the last dim contiguous. cos and sin share a dtype, q's or fp32; only their
     first halves are read, the second repeats the first. Raises ValueError for shapes, dtypes, devices or strides that
@@ -95,10 +95,10 @@ def rope_(q: torch.Tensor, k: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor
         raise ValueError("q and k are the same memory: it would be turned twice")
     if b * s * (n + num_kv) == 0:
         return
-    block = triton.next_power_of_2(h // 2)
-    positions = min(POSITIONS, triton.next_power_of_2(s))
-    heads = max(1, min(triton.next_power_of_2(max(n, num_kv)), TILE // (positions * block)))
-    grid = (triton.cdiv(s, positions), triton.cdiv(n, heads) + triton.cdiv(num_kv, heads), b)
+    block = next_power_of_2(h // 2)
+    positions = min(POSITIONS, next_power_of_2(s))
+    heads = max(1, min(next_power_of_2(max(n, num_kv)), TILE // (positions * block)))
+    grid = (cdiv(s, positions), cdiv(n, heads) + cdiv(num_kv, heads), b)
     launch(
         _rope_kernel, grid,
         q, k, cos.contiguous(), sin.contiguous(), *q.stride()[:3], *k.stride()[:3], n, num_kv, s, h,

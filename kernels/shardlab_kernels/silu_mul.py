@@ -7,7 +7,7 @@ import triton
 import triton.language as tl
 
 from shardlab_kernels.checks import check_dtype
-from shardlab_kernels.launch import check_device, launch
+from shardlab_kernels.launch import cdiv, check_device, launch
 
 BLOCK = 1024
 
@@ -42,5 +42,5 @@ def silu_mul(gate: torch.Tensor, up: torch.Tensor) -> torch.Tensor:
     gate, up = gate.contiguous(), up.contiguous()
     out = torch.empty_like(gate)
     if gate.numel():
-        launch(_silu_mul_kernel, (triton.cdiv(gate.numel(), BLOCK),), gate, up, out, gate.numel(), BLOCK=BLOCK)
+        launch(_silu_mul_kernel, (cdiv(gate.numel(), BLOCK),), gate, up, out, gate.numel(), BLOCK=BLOCK)
     return out

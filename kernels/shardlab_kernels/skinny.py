@@ -14,7 +14,7 @@ import triton.language as tl
 
 from shardlab_kernels.checks import check_dtype, check_rows, sizes, wide
 from shardlab_kernels.dot import dot
-from shardlab_kernels.launch import check_device, launch, tuned
+from shardlab_kernels.launch import cdiv, check_device, launch, tuned
 from shardlab_kernels.split_k import MAX_SPLITS, count_splits, finish_split, split_buffers, workspace_bytes
 
 MAX_ROWS = 16  # one tensor-core tile; more rows are matmul's
@@ -59,9 +59,12 @@ def _config(block_n: int, block_k: int, warps: int, stages: int) -> triton.Confi
     return triton.Config({"BLOCK_N": block_n, "BLOCK_K": block_k, "STAGES": stages}, num_warps=warps, num_stages=stages)
 
 
-@tuned(
-    [_config(8, 512, 4, 1), _config(4, 1024, 4, 2), _config(16, 512, 8, 2), _config(4, 512, 2, 3)], ["N", "K", "SPLITS"]
-)
+KEY = ["N", "K", "SPLITS"]
+ONE_ROW_CONFIGS = [_config(8, 512, 4, 1), _config(4, 1024, 4, 2), _config(16, 512, 8, 2), _config(4, 512, 2, 3)]
+ROWS_CONFIGS = [_config(64, 64, 4, 3), _config(64, 128, 4, 4), _config(64, 256, 4, 3), _config(32, 128, 4, 5)]
+
+
+@tuned(ONE_ROW_CONFIGS, KEY)
 @triton.jit
 def _one_row_kernel(
     x_ptr, w_ptr, bias_ptr, out_ptr, workspace_ptr, counters_ptr, M, N, K, stride_w,
@@ -71,7 +74,7 @@ def _one_row_kernel(
     rows = tile * BLOCK_N + tl.arange(0, BLOCK_N)
     # A row beyond N reads the last row again, and is not stored: cheaper than a second mask in the loop.
     w_rows = w_ptr + tl.minimum(rows, N - 1).to(tl.int64)[:, None] * stride_w
-    first, end = _my_part_of_k(K, split, SPLITS, BLOCK_K)
+    first, end = _my_part_of_k(K, split, SPLITS, BLOCK_K)  # pyright: ignore[reportGeneralTypeIssues]
     # Products are added up in place, element by element; threads talk to each other only once, after the loop.
     sums = tl.zeros([BLOCK_N, BLOCK_K], dtype=tl.float32)
     for k in tl.range(first, end, BLOCK_K, num_stages=STAGES):
@@ -86,10 +89,7 @@ def _one_row_kernel(
     finish_split(acc, bias, out_ptr, rows, rows < N, workspace_ptr, counters_ptr, N, tile, split, SPLITS)
 
 
-@tuned(
-    [_config(64, 64, 4, 3), _config(64, 128, 4, 4), _config(64, 256, 4, 3), _config(32, 128, 4, 5)],
-    ["N", "K", "SPLITS"],
-)
+@tuned(ROWS_CONFIGS, KEY)
 @triton.jit
 def _rows_kernel(
     x_ptr, w_ptr, bias_ptr, out_ptr, workspace_ptr, counters_ptr, M, N, K, stride_w,
@@ -100,7 +100,7 @@ def _rows_kernel(
     m = tl.arange(0, 16)  # a tensor core's smallest side; rows of x beyond M are zeros, and nobody reads them
     w_rows = w_ptr + tl.minimum(rows, N - 1).to(tl.int64)[:, None] * stride_w
     x_rows = x_ptr + m[None, :] * K
-    first, end = _my_part_of_k(K, split, SPLITS, BLOCK_K)
+    first, end = _my_part_of_k(K, split, SPLITS, BLOCK_K)  # pyright: ignore[reportGeneralTypeIssues]
     # The weight is the left factor: its tile is the tall one, and the tensor core takes it from shared memory as it
     # arrives, without a stay in registers. acc[n,m] is the result transposed.
     acc = tl.zeros([BLOCK_N, 16], dtype=tl.float32)
@@ -124,8 +124,8 @@ def skinny_matmul(
     """x[...,K] . w[N,K] (+ bias[N]) -> [...,N], in x's dtype, for at most 16 rows of x. Sums in fp32, rounded once.
 
     w may be a view with strided rows (last dim contiguous). num_splits: programs that share K, 1..16; None chooses from
-    sizes. The same arguments give the same bits. Raises ValueError for shapes, dtypes or devices that do not fit, more
-    than 16 rows, num_splits out of range.
+    sizes. Within a process the same arguments give the same bits; another process may tune to another tile. Raises
+    ValueError for shapes, dtypes or devices that do not fit, more than 16 rows, num_splits out of range.
     """
     size = sizes(x=(x, "... K"), w=(w, "N K"), bias=(bias, "N"))
     check_dtype(x=x, w=w, bias=bias)
@@ -142,12 +142,12 @@ def skinny_matmul(
     one_row = m == 1
     kernel, tile_n = (_one_row_kernel if one_row else _rows_kernel), TILE_N[one_row]
     if num_splits is None:
-        num_splits = count_splits(triton.cdiv(n, tile_n), triton.cdiv(k, TILE_K[one_row]), device)
+        num_splits = count_splits(cdiv(n, tile_n), cdiv(k, TILE_K[one_row]), device)
     smallest = min(config.kwargs["BLOCK_N"] for config in kernel.configs)
-    workspace, counters = split_buffers(num_splits, m * n, triton.cdiv(n, smallest), device)
+    workspace, counters = split_buffers(num_splits, m * n, cdiv(n, smallest), device)
     x, bias = x.contiguous(), bias if bias is None else bias.contiguous()
     launch(
-        kernel, lambda meta: (triton.cdiv(n, meta["BLOCK_N"]), num_splits),
+        kernel, lambda meta: (cdiv(n, meta["BLOCK_N"]), num_splits),
         x, w, bias, out, workspace, counters, m, n, k, w.stride(0), SPLITS=num_splits,
     )  # fmt: skip
     return out

@@ -78,8 +78,9 @@ class Cheapest:
 
     def fuses(self, num_bytes: int, *, on_cpu: bool = True) -> bool:
         """Whether one kernel for all-reduce and norm is forecast to beat the cheapest all_reduce and then the norm."""
-        known = self._fused is not None and self._symmetric is not None and self.axis.size > 1
-        if not known or not over_symmetric_memory.fits("one_shot", num_bytes, self._symmetric):
+        if self._fused is None or self._symmetric is None or self.axis.size == 1:
+            return False
+        if not over_symmetric_memory.fits("one_shot", num_bytes, self._symmetric):
             return False
         apart_s = self._possible(num_bytes, on_cpu).time_s("all_reduce", num_bytes=num_bytes, world_size=self.axis.size)
         return self._fused.time_s(num_bytes) < apart_s + self._fused.norm_s(num_bytes)
@@ -120,7 +121,8 @@ class Cheapest:
 
         def can(algorithm: str, transport: str) -> bool:
             if transport == "symmetric_memory":
-                return over_symmetric_memory.fits(algorithm, num_bytes, self._symmetric)
+                memory = self._symmetric
+                return memory is not None and over_symmetric_memory.fits(algorithm, num_bytes, memory)
             return on_cpu or transport != "shared_memory"
 
         return CostModel({key: cost for key, cost in self._model.items() if can(key.algorithm, key.transport)})

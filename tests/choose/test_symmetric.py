@@ -45,7 +45,9 @@ def chosen_and_sum(mesh: Mesh, model: CostModel) -> tuple[Implementation, torch.
     return cheapest.choice("all_reduce", partial.nbytes), cheapest.all_reduce(partial), list(mesh.recorder.transfers)
 
 
-@pytest.mark.parametrize(("symmetric", "backend", "transport"), [(FAST, SLOW, "symmetric_memory"), (SLOW, FAST, "backend")])
+@pytest.mark.parametrize(
+    ("symmetric", "backend", "transport"), [(FAST, SLOW, "symmetric_memory"), (SLOW, FAST, "backend")]
+)
 def test_the_cheapest_runs(symmetric: Cost, backend: Cost, transport: str, ranks: Ranks) -> None:
     model = model_where(symmetric, backend, 2)
     for choice, total, transfers in ranks.run(chosen_and_sum, model, plan=Plan(tp=2)):
@@ -56,7 +58,9 @@ def test_the_cheapest_runs(symmetric: Cost, backend: Cost, transport: str, ranks
 
 def test_what_does_not_fit_is_not_chosen() -> None:
     axis = Axis("tp", 0, 2, (0, 1), None, Recorder())
-    memory = SymmetricMemory(0, [0, 4096], torch.zeros(1, 4096 + 2 * 32 * 8192, dtype=torch.uint8), 4096, 32, stacked=False)
+    memory = SymmetricMemory(
+        0, [0, 4096], torch.zeros(1, 4096 + 2 * 32 * 8192, dtype=torch.uint8), 4096, 32, stacked=False
+    )
     most = 32 * 8192
     assert fits("one_shot", most, memory) and not fits("one_shot", most + 1, memory)
     cheapest = Cheapest(model_where(FAST, SLOW, 2), axis, symmetric=memory)
@@ -92,7 +96,9 @@ def test_they_are_swept_and_calibrated_like_the_others(ranks: Ranks) -> None:
         ("one_shot", "by the formula", 4096),
         ("two_shot", "by the formula", 4096),
     ]
-    model = calibrate(ranks, 2, 6.0, ops=("all_reduce",), transports=("backend", "symmetric_memory"), sizes=(1024, 4096, 16384))
+    model = calibrate(
+        ranks, 2, 6.0, ops=("all_reduce",), transports=("backend", "symmetric_memory"), sizes=(1024, 4096, 16384)
+    )
     assert {key.transport for key in model} == {"backend", "symmetric_memory"}
     assert model.best("all_reduce", 1024, 2).transport == "backend"  # interpreted kernels are never the faster ones
     fused = calibrate_fused_norm(ranks, D, (1, 8), world_size=2, rounds=1, calls=1)

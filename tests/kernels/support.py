@@ -5,8 +5,8 @@ Without a GPU the kernels run in Triton's interpreter (tests/conftest.py sets it
 
 from __future__ import annotations
 
-from contextlib import contextmanager
 from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 

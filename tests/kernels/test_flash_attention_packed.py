@@ -52,8 +52,8 @@ def test_equals_a_loop_over_flash_attention() -> None:
     cu = prefix([70, 20])
     out, lse = flash_attention_packed(q, k, v, cu, cu, 70, scale=0.2)
     for rows in (slice(0, 70), slice(70, 90)):
-        one = (x[rows].transpose(0, 1)[None] for x in (q, k, v))
-        wanted, wanted_lse = dense.flash_attention(*one, scale=0.2)
+        one_q, one_k, one_v = (x[rows].transpose(0, 1)[None] for x in (q, k, v))
+        wanted, wanted_lse = dense.flash_attention(one_q, one_k, one_v, scale=0.2)
         assert torch.equal(out[rows], wanted[0].transpose(0, 1)) and torch.equal(lse[rows], wanted_lse[0].T)
 
 
@@ -101,6 +101,6 @@ def test_refusals(change: dict[str, Any], message: str) -> None:
     cu = torch.tensor([0, 3, 8], dtype=torch.int32)
     good = {name: torch.zeros(8, 4 if name == "q" else 2, 16) for name in "qkv"} | {"cu_q": cu, "cu_k": cu}
     arguments: dict[str, Any] = good | {"max_queries": 5} | change
-    given_ = {name: x.to(DEVICE) if isinstance(x, torch.Tensor) else x for name, x in arguments.items()}
+    given_: dict[str, Any] = {name: x.to(DEVICE) if isinstance(x, torch.Tensor) else x for name, x in arguments.items()}
     with pytest.raises(ValueError, match=message):
         flash_attention_packed(**given_)

@@ -23,14 +23,17 @@ def int32(numbers: Any) -> torch.Tensor:
     return torch.as_tensor(numbers, dtype=torch.int32).to(DEVICE)
 
 
-def inputs(n: int, kv: int, c: int, h: int, lengths: list[int], dtype: torch.dtype = FP32) -> list[torch.Tensor]:
+Inputs = tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]
+
+
+def inputs(n: int, kv: int, c: int, h: int, lengths: list[int], dtype: torch.dtype = FP32) -> Inputs:
     """q, k, v, lengths; the cache holds NaN at and beyond each length."""
     b = len(lengths)
     q = draw(b, n, h, dtype=dtype, seed=0)
     k, v = draw(b, kv, c, h, dtype=dtype, seed=1), draw(b, kv, c, h, dtype=dtype, seed=2)
     for i, length in enumerate(lengths):
         k[i, :, length:], v[i, :, length:] = NAN, NAN
-    return [q, k, v, int32(lengths)]
+    return q, k, v, int32(lengths)
 
 
 def paged(x: torch.Tensor, lengths: list[int], page: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -79,10 +82,10 @@ def test_a_length_beyond_the_cache_means_all_of_it() -> None:
 
 
 def test_any_number_of_splits_gives_the_same() -> None:
-    arguments = inputs(2, 1, 700, 32, [700, 3])
-    whole, whole_lse = flash_decode(*arguments, num_splits=1)
+    q, k, v, lengths = inputs(2, 1, 700, 32, [700, 3])
+    whole, whole_lse = flash_decode(q, k, v, lengths, num_splits=1)
     for num_splits in (2, 7, 20):
-        out, lse = flash_decode(*arguments, num_splits=num_splits)
+        out, lse = flash_decode(q, k, v, lengths, num_splits=num_splits)
         torch.testing.assert_close(out, whole, atol=1e-6, rtol=1e-6)
         torch.testing.assert_close(lse, whole_lse, atol=1e-6, rtol=1e-6)
 
@@ -115,7 +118,8 @@ def test_pages_equal_a_contiguous_cache(page: int) -> None:
     q, k, v, device_lengths = inputs(2, 2, 512, 32, lengths)
     k_pages, block_table = paged(k, lengths, page)
     v_pages, _ = paged(v, lengths, page)
-    for options in ({"num_splits": 1}, {"num_splits": 3, "window": 150}):
+    for num_splits, window in ((1, None), (3, 150)):
+        options: dict[str, Any] = {"num_splits": num_splits, "window": window}
         found = flash_decode(q, k_pages, v_pages, device_lengths, block_table=block_table, **options)
         wanted = flash_decode(q, k, v, device_lengths, **options)
         for x, y in zip(found, wanted, strict=True):
@@ -200,6 +204,8 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
 def test_refusals(change: dict[str, Any], message: str) -> None:
     good: dict[str, Any] = {"q": torch.zeros(2, 4, 16), "lengths": torch.zeros(2, dtype=torch.int32)}
     good |= {name: torch.zeros(2, 2, 32, 16) for name in "kv"}
-    given_ = {name: x.to(DEVICE) if isinstance(x, torch.Tensor) else x for name, x in (good | change).items()}
+    given_: dict[str, Any] = {
+        name: x.to(DEVICE) if isinstance(x, torch.Tensor) else x for name, x in (good | change).items()
+    }
     with pytest.raises(ValueError, match=message):
         flash_decode(**given_)

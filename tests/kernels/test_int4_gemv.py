@@ -52,14 +52,11 @@ def test_any_shape(m: int, n: int, groups: int, group: int, minimum: bool, seed:
     assert_close(int4_gemv(x, weight), reference(x.double(), weight), torch.float32)
 
 
-@pytest.mark.parametrize("m", [1, 4])
-@pytest.mark.parametrize("minimum", [True, False])
-def test_each_weight_alone(m: int, minimum: bool) -> None:
+@pytest.mark.parametrize("m", [1, 16])
+def test_each_weight_alone(m: int) -> None:
     """x picks one column: what comes out is that weight, whichever nibble of whichever word it is."""
-    weight = make(5, 128, 128, minimum)
-    for column in range(128):
-        x = torch.zeros(m, 128, device=DEVICE)
-        x[:, column] = 1.0
+    weight = make(5, 64, 32, minimum=m == 1)
+    for x in torch.eye(64, device=DEVICE).split(m):
         assert_close(int4_gemv(x, weight), reference(x.double(), weight), torch.float32)
 
 

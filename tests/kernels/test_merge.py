@@ -48,7 +48,8 @@ def test_empty_parts_count_nothing_whatever_they_hold(num_parts: int) -> None:
 def test_a_merge_of_merges_is_the_merge() -> None:
     outs, lses = draw(5, 7, 48, dtype=torch.float32, seed=0), draw(5, 7, dtype=torch.float32, seed=1)
     first, second = merge.merge(outs[:2], lses[:2]), merge.merge(outs[2:], lses[2:])
-    out, lse = merge.merge(*(torch.stack(pair) for pair in zip(first, second, strict=True)))
+    both_outs, both_lses = (torch.stack(pair) for pair in zip(first, second, strict=True))
+    out, lse = merge.merge(both_outs, both_lses)
     wanted, wanted_lse = merge.reference(outs.double(), lses.double())
     assert_close(out, wanted, torch.float32)
     assert_close(lse, wanted_lse, torch.float32)

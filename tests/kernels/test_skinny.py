@@ -24,16 +24,16 @@ def test_skinny(m: int, n: int, k: int, dtype: torch.dtype) -> None:
     check(draw(m, k, dtype=dtype, seed=0), draw(n, k, dtype=dtype, seed=1, fan_in=k))
 
 
-@pytest.mark.parametrize("num_splits", (1, 2, 3, 5, 16))
+@pytest.mark.parametrize("num_splits", (1, 2, 3, 16))
 @pytest.mark.parametrize("m", (1, 5))
 @pytest.mark.parametrize("k", (100, 1400))
 def test_every_split_is_the_product_and_the_same_bits_again(k: int, m: int, num_splits: int) -> None:
     """K=100 leaves most of 16 splits without work: they add zeros."""
-    x, w = draw(m, k, dtype=torch.float32, seed=0), draw(70, k, dtype=torch.float32, seed=1, fan_in=k)
-    bias = draw(70, dtype=torch.float32, seed=2)
+    x, w = draw(m, k, dtype=torch.float32, seed=0), draw(20, k, dtype=torch.float32, seed=1, fan_in=k)
+    bias = draw(20, dtype=torch.float32, seed=2)
     check(x, w, bias, num_splits)
-    found = [skinny.skinny_matmul(x, w, bias, num_splits=num_splits) for _ in range(3)]
-    assert torch.equal(found[0], found[1]) and torch.equal(found[0], found[2])
+    found = [skinny.skinny_matmul(x, w, bias, num_splits=num_splits) for _ in range(2)]
+    assert torch.equal(*found)
 
 
 @pytest.mark.parametrize("m", (1, 3))
@@ -73,7 +73,7 @@ def test_a_sum_of_nothing(m: int) -> None:
 @settings(max_examples=20, deadline=None, derandomize=True)
 @given(
     m=st.integers(1, 16),
-    n=st.integers(1, 150),
+    n=st.integers(1, 90),
     k=st.integers(1, 700),
     num_splits=st.one_of(st.none(), st.integers(1, 16)),
     dtype=st.sampled_from(DTYPES),
@@ -88,11 +88,13 @@ def test_counters_end_as_they_began(monkeypatch: pytest.MonkeyPatch) -> None:
     """So that a CUDA graph may run again with the same buffers."""
     made: list[tuple[torch.Tensor | None, torch.Tensor | None]] = []
 
-    def remembered(*args: int, device: torch.device) -> tuple[torch.Tensor | None, torch.Tensor | None]:
-        made.append(split_k.split_buffers(*args, device))
+    def remembered(
+        splits: int, num_elements: int, tiles: int, device: torch.device
+    ) -> tuple[torch.Tensor | None, torch.Tensor | None]:
+        made.append(split_k.split_buffers(splits, num_elements, tiles, device))
         return made[-1]
 
-    monkeypatch.setattr(skinny, "split_buffers", lambda *args: remembered(*args[:-1], device=args[-1]))
+    monkeypatch.setattr(skinny, "split_buffers", remembered)
     check(draw(3, 600, dtype=torch.float32, seed=0), draw(70, 600, dtype=torch.float32, seed=1, fan_in=600), None, 4)
     ((workspace, counters),) = made
     assert workspace is not None and counters is not None

@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from tests.model.programs import Outcome, outcome
 
-from shardlab import comm, torch_ops
+from shardlab import comm, ops, torch_ops
 from shardlab.layers import attention, embedding, kv_cache, linear, rope
 from shardlab.layers.embedding import VocabParallelEmbedding, VocabParallelLogits
 from shardlab.layers.kv_cache import LayerCache
@@ -76,7 +76,7 @@ def two_shards_swapped() -> AbstractContextManager[Any]:
 @mutant
 def bias_on_every_rank() -> AbstractContextManager[Any]:
     def forward(self: RowParallelLinear, local_x: torch.Tensor) -> torch.Tensor:
-        return comm.all_reduce(F.linear(local_x, self.local_weight, self.bias), self.axis)
+        return comm.all_reduce(ops.linear(local_x, self.local_weight, self.bias), self.axis)
 
     return mock.patch.object(RowParallelLinear, "forward", forward)
 
@@ -84,7 +84,7 @@ def bias_on_every_rank() -> AbstractContextManager[Any]:
 @mutant
 def bias_forgotten() -> AbstractContextManager[Any]:
     def forward(self: RowParallelLinear, local_x: torch.Tensor) -> torch.Tensor:
-        return comm.all_reduce(F.linear(local_x, self.local_weight), self.axis)
+        return comm.all_reduce(ops.linear(local_x, self.local_weight), self.axis)
 
     return mock.patch.object(RowParallelLinear, "forward", forward)
 

@@ -72,7 +72,7 @@ def pieces_on_kernels(mesh: Mesh, source: Path, token_ids: torch.Tensor) -> torc
         return in_pieces(Transformer.from_pretrained(source, mesh), token_ids)
 
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason="the kernels of this process are compiled; the ranks are on the CPU")
+@pytest.mark.skipif(torch.cuda.is_available(), reason="ranks on the CPU need interpreted kernels")
 def test_sharded_layers_on_the_kernels(made: Callable[[str], Reference], ranks: Ranks) -> None:
     """Six query heads on four ranks, two KV heads: groups that are not even."""
     reference = made("mistral-window")

@@ -36,7 +36,8 @@ def wanted(smollm2: Path) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
 def packed(mesh: Mesh, path: Path, token_ids: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, list[float]]:
     """-> logits, tokens, and the bits of each weight that stayed packed."""
     model = Transformer.from_pretrained(path, mesh, int4=True)
-    held = [bits_per_weight(m.local_weight) for m in model.modules() if isinstance(getattr(m, "local_weight", 0), Int4Weight)]
+    weights = [getattr(module, "local_weight", None) for module in model.modules()]
+    held = [bits_per_weight(weight) for weight in weights if isinstance(weight, Int4Weight)]
     return model(token_ids), model.generate(token_ids, NEW, eos_ids=()), held
 
 

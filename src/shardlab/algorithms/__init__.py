@@ -62,8 +62,8 @@ def run(
     A[I_X, J]. all_to_all: part j of rank i -> part i of rank j. Parts are those of theory.split.even_split along
     dim 0, for any length. broadcast: A on rank `src` -> A on every rank. send: rank `src` to the next rank, which
     gets A; all others get their own tensor back.
-    `shared` is the axis' segment, for "shared_memory"; `symmetric` its symmetric memory. An axis of one rank gets a copy of its tensor, and records
-    nothing. Raises ValueError, naming what is allowed.
+    `shared` is the axis' segment, for "shared_memory"; `symmetric` its symmetric memory. An axis of one rank gets a
+    copy of its tensor, and records nothing. Raises ValueError, naming what is allowed.
     """
     if transport == "symmetric_memory" and Implementation(op, algorithm or "one_shot", transport) in SYMMETRIC:
         if symmetric is None:

@@ -75,7 +75,10 @@ def rows_on(
             found[goal][0] >= least,
         )
         for goal, (what, wanted, least) in WANTED.items()
-    ] + [Row("", f"a step on our kernels; {where}", str(timed["ours"])), Row("", "with INT4 weights", str(timed["int4"]))]
+    ] + [
+        Row("", f"a step on our kernels; {where}", str(timed["ours"])),
+        Row("", "with INT4 weights", str(timed["int4"])),
+    ]
 
 
 @dataclass
@@ -125,7 +128,7 @@ def torch_step(model: Transformer, context: int) -> Callable[[], torch.Tensor]:
     return _graphed(body, device)
 
 
-def layers_step(model: Transformer, context: int) -> Step:
+def layers_step(model: Transformer, context: int) -> Callable[[], torch.Tensor]:
     """All layers of a step, one after the other, so that each finds the cache of the chip full of others' weights."""
     weight = model.embedding.local_weight
     cache = _cache(model, context, context + 1)

@@ -43,7 +43,9 @@ def generate(
     with _echoed() as pipe, redirect_stdout(sys.stderr), Ranks(tp, timeout_s=limit_s) as ranks:
         # check=False: the program is ours and tested, and the check would cost a little on each of its
         # collectives
-        results = ranks.run(program, str(source), prompt, max_tokens, chat=chat, int4=int4, stream_to=str(pipe), check=False)
+        results = ranks.run(
+            program, str(source), prompt, max_tokens, chat=chat, int4=int4, stream_to=str(pipe), check=False
+        )
     typer.echo()
     answer = results[0]
     typer.echo(

@@ -54,7 +54,9 @@ class Block(nn.Module):
         self.mlp_norm = RMSNorm(shape.d_model, eps, dtype=dtype, device=device)
         self.mlp = MLP(shape.d_model, shape.d_ff, axis, bias=shape.mlp_bias, dtype=dtype, device=device)
 
-    def forward(self, x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, cache: AnyLayerCache | None) -> torch.Tensor:
+    def forward(
+        self, x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, cache: AnyLayerCache | None
+    ) -> torch.Tensor:
         attended = self.attention(self.attention_norm(x), cos, sin, cache)
         normed, x = self.mlp_norm.add(attended, x)
         return x + self.mlp(normed)

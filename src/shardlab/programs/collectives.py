@@ -90,7 +90,9 @@ def time_cells(
         shared = _shared(mesh, cells, stack)
         base = _base(mesh, max(cell.num_bytes for cell in cells)) + axis.rank
         symmetric = _symmetric(mesh, cells)
-        works = [Work(mesh, cell, _input(cell, base, 0, axis.size), shared, symmetric) for cell in cells]  # base has the rank
+        works = [
+            Work(mesh, cell, _input(cell, base, 0, axis.size), shared, symmetric) for cell in cells
+        ]  # base has the rank
         estimates = _estimates_s(mesh, works)
         if budget_s is not None:
             left_s = budget_s - (time.perf_counter() - started)
