@@ -2,7 +2,7 @@
 
 One-shot reads everything from everybody: least latency, (n-1) S over a rank's links. Two-shot sums a part on each rank
 and gathers the sums: 2 S (n-1)/n over the links, and a second barrier. As vLLM's custom_all_reduce.cuh and PyTorch's
-symmetric memory ops do it. Sums are taken in fp32 in rank order and rounded once, so both give every rank the same bits.
+symmetric memory ops do it. Sums are taken in fp32 in rank order and rounded once: both give every rank the same bits.
 
 The message is cut into chunks, one a block. A block touches only its own two slots of each rank's buffer, and meets
 only its own number on the other ranks; barrier.py shows why that is enough.

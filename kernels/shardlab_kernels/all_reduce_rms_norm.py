@@ -18,7 +18,7 @@ from shardlab_kernels.checks import check_dtype, sizes, wide
 from shardlab_kernels.launch import check_device, launch
 from shardlab_kernels.symmetric_memory import SymmetricMemory
 
-MAX_ROW_BYTES = 32768  # a block holds a row of every rank in flight: more would spill
+MAX_ROW_BYTES = 32768  # a block holds a row: 16 elements a thread of 1024
 
 
 def reference(
@@ -43,6 +43,7 @@ def _all_reduce_rms_norm_kernel(
     x_ptr, residual_ptr, weight_ptr, normed_ptr, total_ptr, buffer_ptrs, pad_ptrs, epoch_ptr, first_rank, M, D, eps,
     rows_each, slot_stride, slot_bytes,
     NUM_BLOCKS: tl.constexpr, SIZE: tl.constexpr, PEERS: tl.constexpr, BLOCK: tl.constexpr,
+    UNROLL: tl.constexpr,
 ):  # fmt: skip
     block, here = tl.program_id(0), tl.program_id(1)
     rank = first_rank + here
@@ -58,12 +59,12 @@ def _all_reduce_rms_norm_kernel(
     for row in range(0, rows):
         x = tl.load(x_ptr + begin + row * D + columns, mask=inside, other=0.0)
         tl.store(mine + row * slot_stride + columns, x, mask=inside)
-    weight = tl.load(weight_ptr + columns, mask=inside, other=0.0).to(tl.float32)
+    weight = tl.load(weight_ptr + columns, mask=inside, other=0.0)
     met = meet(epoch, block, rank, pad_ptrs, SIZE, PEERS)
     for row in range(0, rows):
         residual = tl.load(residual_ptr + begin + row * D + columns, mask=inside, other=0.0).to(tl.float32)
         total = tl.zeros((BLOCK,), tl.float32)
-        for peer in tl.static_range(SIZE):
+        for peer in tl.range(0, SIZE, loop_unroll_factor=UNROLL):
             theirs = slot(buffer_ptrs, peer, block, epoch, slot_bytes, dtype) + row * slot_stride
             total += tl.load(theirs + columns, mask=inside, other=0.0).to(tl.float32)
         # Rounded where all_reduce and add_rms_norm round, so that choosing between them changes no token.
@@ -71,7 +72,7 @@ def _all_reduce_rms_norm_kernel(
         tl.store(total_ptr + begin + row * D + columns, total, mask=inside)
         total = total.to(tl.float32)
         scale = 1.0 / tl.sqrt(tl.sum(total * total, axis=0) / D + eps)
-        normed = (total * scale).to(dtype).to(tl.float32) * weight
+        normed = (total * scale).to(dtype).to(tl.float32) * weight.to(tl.float32)
         tl.store(normed_ptr + begin + row * D + columns, normed.to(dtype), mask=inside)
     tl.store(epoch_ptr, met)
 
@@ -114,6 +115,7 @@ def all_reduce_rms_norm(
         x, residual, weight, normed, total, memory.buffer_ptrs, memory.pad_ptrs, memory.epochs, memory.rank,
         num_rows, d, eps, rows_each, slot_stride, memory.slot_bytes,
         NUM_BLOCKS=memory.num_blocks, SIZE=memory.size, PEERS=triton.next_power_of_2(memory.size), BLOCK=block,
+        UNROLL=memory.size if block <= 8192 else 4,  # ranks whose rows are on their way at once: more would spill
         num_warps=warps, maxnreg=min(255, 65536 // (32 * warps)),
     )  # fmt: skip
     return normed, total

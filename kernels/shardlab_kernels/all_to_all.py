@@ -30,7 +30,7 @@ def reference_dispatch(rows: list[torch.Tensor], offsets: list[torch.Tensor], ra
 
 
 def moved_bytes(num_rows: int, d: int, dtype: torch.dtype) -> int:
-    """What one kernel of one rank moves for `num_rows` rows of D: each read once and written once. Indices are left out."""
+    """What one kernel of one rank moves for `num_rows` rows of D: each read once and written once, without indices."""
     return 2 * num_rows * d * dtype.itemsize
 
 

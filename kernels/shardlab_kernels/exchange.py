@@ -28,12 +28,14 @@ STAGES = 4  # rows on their way to a block: a row waits for its index, then for 
 
 
 class Received(NamedTuple):
-    """What dispatch brings: views of symmetric memory, good for work that is issued before the next call."""
+    """What dispatch brings: views of symmetric memory, good for work that is issued before the next call.
 
-    rows: (
-        torch.Tensor
-    )  # [n, capacity, D]: from each source its rows, expert by expert; what is beyond the counts is old
-    counts: torch.Tensor  # int32[n, E/n]: how many of them are for each of this rank's experts
+    rows[n,capacity,D]: of each source its rows, expert by expert; beyond its counts there is something old.
+    counts int32[n,E/n]: how many of them are for each of this rank's experts.
+    """
+
+    rows: torch.Tensor
+    counts: torch.Tensor
 
 
 def needed_bytes(size: int, num_experts: int, capacity: int, d: int, dtype: torch.dtype) -> int:

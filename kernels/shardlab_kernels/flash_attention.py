@@ -134,7 +134,8 @@ def flash_attention(
     key gives out = 0, lse = -inf. Keys beyond kv_lengths are never read; others must be finite, hidden or not.
 
     heads says which KV head a query head reads, by default even groups. fp32, bf16 or fp16; H a multiple of 8 in
-    16..256 (multiples of 16 are faster: others are read an element at a time); any strides but the last. out.transpose(1, 2) is contiguous: the output projection needs no copy.
+    16..256 (multiples of 16 are faster: the others are read an element at a time); any strides but the last.
+    out.transpose(1, 2) is contiguous: the output projection needs no copy.
 
     Raises ValueError for shapes, dtypes, strides, head_dim, window, scale or devices that do not fit.
     """

@@ -21,7 +21,7 @@ _PAGE = 4096
 
 
 def pad_bytes(size: int, num_blocks: int) -> int:
-    """Signal pads of one rank, in whole pages: int32[num_blocks][size], the number that each peer's block wrote last."""
+    """Signal pads of one rank, in whole pages: int32[num_blocks][size], what each peer's block wrote there last."""
     return -(-4 * num_blocks * size // _PAGE) * _PAGE
 
 

@@ -77,7 +77,10 @@ def silu_mul(gate: torch.Tensor, up: torch.Tensor) -> torch.Tensor:
 
 
 def rope(q: torch.Tensor, k: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """q[B,N,S,H], k[B,K,S,H], cos[S,H], sin[S,H] -> both turned by position. q and k are consumed: use what is returned."""
+    """q[B,N,S,H], k[B,K,S,H], cos[S,H], sin[S,H] -> both turned by position.
+
+    q and k are consumed: use what is returned.
+    """
     if _on_kernels(q):
         rope_(q, k, cos, sin)
         return q, k

@@ -80,7 +80,7 @@ def normed(mesh: Mesh, model: CostModel, fused: FusedNorm) -> tuple[bool, torch.
 
 @pytest.mark.parametrize(("fused", "expected"), [(ALWAYS, True), (NEVER, False)])
 def test_fused_where_it_pays_and_the_same_numbers(fused: FusedNorm, expected: bool, ranks: Ranks) -> None:
-    """The cheapest all_reduce takes a second here: a fused kernel of a microsecond pays, one of five seconds does not."""
+    """The cheapest all_reduce takes a second here: a kernel of a microsecond pays, one of five seconds does not."""
     model = model_where(Cost(2.0, 1e12), Cost(0.5, 1e12), 2)
     total = torch.linspace(-1, 1, 5 * D).view(5, D) * 3 + torch.linspace(0, 1, 5 * D).view(5, D)
     wanted = rms_norm.reference(total, torch.linspace(1, 2, D), 1e-5)

@@ -11,8 +11,9 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 SOURCES = sorted([*(ROOT / "src").rglob("*.py"), *(ROOT / "kernels").rglob("*.py")])
-# The three places of the house that may talk to a process group.
-DISTRIBUTED = ("src/shardlab/comm.py", "src/shardlab/mesh.py", "src/shardlab/launch/")
+# The three places of the house that may talk to a process group; and the one that asks torch to map the memory of a
+# group's GPUs into each other's processes, for kernels that communicate by themselves.
+DISTRIBUTED = ("src/shardlab/comm.py", "src/shardlab/mesh.py", "src/shardlab/launch/", "src/shardlab/symmetric.py")
 # The contenders: the same toy job without any of this package, and the backend's own collectives.
 RIVALS = ("src/shardlab/bench/launch.py", "src/shardlab/bench/collectives.py")
 # May ask what this torch was built with (is_available, is_nccl_available, ...), and nothing else.

@@ -1,6 +1,7 @@
 """What the kernel tests share: where they run, inputs, and how close a kernel must come to an fp64 reference.
 
-Without a GPU the kernels run in Triton's interpreter (tests/conftest.py sets it); with one, the same tests run compiled.
+Without a GPU the kernels run in Triton's interpreter (tests/conftest.py sets it); with one, the same tests run
+compiled.
 """
 
 from __future__ import annotations

@@ -64,7 +64,7 @@ def test_uneven_groups(index: tuple[int, ...]) -> None:
     check(*inputs(2, len(index), 3, 17, 70, 32), heads)
 
 
-@pytest.mark.parametrize("offset", [-300, -130, -70, 0, 1, 31, 10**12])
+@pytest.mark.parametrize("offset", [-300, -70, 0, 31, 10**12])
 @pytest.mark.parametrize("window", [None, 1, 40])
 def test_offsets_and_windows(window: int | None, offset: int) -> None:
     check(*inputs(1, 1, 1, 129, 130, 32), query_offset=offset, window=window)

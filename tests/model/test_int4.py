@@ -10,7 +10,6 @@ from tests.model.tiny import CASES, build
 
 from shardlab import Plan, Ranks, Transformer, ops
 from shardlab.mesh import Mesh
-from shardlab.model.decoder import Decoder
 from shardlab.model.fetch import fetch
 from shardlab.model.tokenizer import encode, load_tokenizer
 from shardlab.model.weights import WeightsError
@@ -52,19 +51,28 @@ def test_ranks_hold_the_blocks_of_the_file(
         torch.testing.assert_close(ours, logits, atol=1e-3, rtol=1e-4)
 
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason="tests/model/test_on_gpu.py runs it compiled")
-def test_the_whole_model_on_interpreted_kernels(
+@pytest.mark.skipif(torch.cuda.is_available(), reason="tests/model/test_on_gpu.py runs all of it compiled")
+def test_real_layers_on_interpreted_kernels(
     smollm2: Path, wanted: tuple[torch.Tensor, torch.Tensor, torch.Tensor]
 ) -> None:
-    """Thirty layers: prefill by flash attention and the INT4 GEMM, a step by flash decoding and the INT4 GEMV."""
-    token_ids, logits, tokens = wanted
+    """Prefill by flash attention and the INT4 GEMM, a step by flash decoding and the INT4 GEMV.
+
+    Thirty layers of it would take the interpreter minutes: these are the first two.
+    """
+    token_ids = wanted[0]
     model = Transformer.from_pretrained(smollm2, int4=True)
-    cache = model.new_cache(1, token_ids.shape[1] + 1)
-    with ops.interpreted(), torch.inference_mode():
-        first = model.logits(model.hidden(token_ids, cache)[:, -1:])[:, 0]
-        second = Decoder(model, cache).step(first.argmax(-1))
-    torch.testing.assert_close(first, logits[:, -1], atol=1e-3, rtol=1e-4)
-    assert [int(first.argmax()), int(second.argmax())] == tokens[0, :2].tolist()
+    model.layers = model.layers[:2]
+
+    def run() -> tuple[torch.Tensor, torch.Tensor]:
+        with torch.inference_mode():
+            cache = model.new_cache(1, token_ids.shape[1] + 1)
+            return model.hidden(token_ids, cache), model.hidden(torch.tensor([[504]]), cache)
+
+    on_torch = run()
+    with ops.interpreted():
+        on_kernels = run()
+    for found, expected in zip(on_kernels, on_torch, strict=True):
+        torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
 
 
 def test_a_model_without_4_bit_weights_is_refused(tmp_path: Path) -> None:

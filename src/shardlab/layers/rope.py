@@ -1,4 +1,6 @@
-"""Rotary position embedding: which angle each pair of a head turns by (ops.rope turns it). Su et al. 2021, arXiv 2104.09864.
+"""Rotary position embedding: which angle each pair of a head turns by. ops.rope turns it.
+
+Su et al. 2021, arXiv 2104.09864.
 
 The halves of a head are the pairs (element i with i + H/2), as Hugging Face stores the weights; llama.cpp's
 files pair neighbours, and the GGUF reader reorders their rows.
