@@ -56,7 +56,8 @@ def wire_bytes(num_bytes: int, size: int, algorithm: str) -> int:
 def slot(buffer_ptrs, rank, block, epoch, slot_bytes, dtype: tl.constexpr):
     """The half that `epoch` stands for, of a block's region in a rank's buffer."""
     address = tl.load(buffer_ptrs + rank) + (block.to(tl.int64) * 2 + (epoch & 1)) * slot_bytes
-    return tl.multiple_of(address.to(tl.pointer_type(dtype)), 16)  # without this hint: one element at a time
+    # Without this hint, one element at a time would be moved.
+    return tl.multiple_of(address.to(tl.pointer_type(dtype)), 16)  # pyright: ignore[reportArgumentType]
 
 
 @triton.jit
@@ -64,7 +65,7 @@ def slots(buffer_ptrs, SIZE: tl.constexpr, PEERS: tl.constexpr, block, epoch, sl
     """slot() of every rank at once, [PEERS, 1]. Rows from SIZE on repeat the last rank's."""
     ranks = tl.minimum(tl.arange(0, PEERS), SIZE - 1)[:, None]
     address = tl.load(buffer_ptrs + ranks) + (block.to(tl.int64) * 2 + (epoch & 1)) * slot_bytes
-    return tl.multiple_of(address.to(tl.pointer_type(dtype)), [16, 16])
+    return tl.multiple_of(address.to(tl.pointer_type(dtype)), [16, 16])  # pyright: ignore[reportArgumentType]
 
 
 @triton.jit
@@ -155,11 +156,11 @@ def capacity_bytes(memory: SymmetricMemory, algorithm: str) -> int:
 def cut(num_bytes: int, memory: SymmetricMemory, parts: int) -> tuple[int, int]:
     """-> (blocks, bytes of a block's chunk): the same on every rank. Raises ValueError where it does not fit."""
     unit = SLOT_UNIT * parts
-    chunk = triton.cdiv(triton.cdiv(num_bytes, memory.num_blocks), unit) * unit
+    chunk = -(-num_bytes // (memory.num_blocks * unit)) * unit
     if chunk > memory.slot_bytes:
         fits = memory.num_blocks * (memory.slot_bytes // unit * unit)
         raise ValueError(f"a message of {num_bytes} bytes is too large for this symmetric memory: {fits} bytes fit")
-    return triton.cdiv(num_bytes, chunk), chunk
+    return -(-num_bytes // chunk), chunk
 
 
 def _all_reduce(kernel: triton.JITFunction, x: torch.Tensor, memory: SymmetricMemory, parts: int) -> torch.Tensor:

@@ -101,8 +101,8 @@ def all_reduce_rms_norm(
     num_rows = x.numel() // memory.num_local // d
     if not num_rows:
         return normed, total
-    slot_stride = triton.cdiv(d, 16) * 16  # elements: rows begin at 16 bytes at least
-    rows_each = triton.cdiv(num_rows, memory.num_blocks)
+    slot_stride = -(-d // 16) * 16  # elements: rows begin at 16 bytes at least
+    rows_each = -(-num_rows // memory.num_blocks)
     row_bytes = slot_stride * dtype.itemsize
     if rows_each * row_bytes > memory.slot_bytes:
         fits = memory.slot_bytes // row_bytes * memory.num_blocks
@@ -111,7 +111,7 @@ def all_reduce_rms_norm(
     warps = min(32, max(4, block // 512))
     launch(
         _all_reduce_rms_norm_kernel,
-        (triton.cdiv(num_rows, rows_each), memory.num_local),
+        (-(-num_rows // rows_each), memory.num_local),
         x, residual, weight, normed, total, memory.buffer_ptrs, memory.pad_ptrs, memory.epochs, memory.rank,
         num_rows, d, eps, rows_each, slot_stride, memory.slot_bytes,
         NUM_BLOCKS=memory.num_blocks, SIZE=memory.size, PEERS=triton.next_power_of_2(memory.size), BLOCK=block,

@@ -58,7 +58,7 @@ def _dispatch_kernel(
         value = tl.where(e < LOCAL, end - begin, begins[:, None])
         tl.store(header + rank * (LOCAL + 1) + e, value, mask=there[:, None] & (e <= LOCAL))
     num_rows = tl.minimum(tl.load(offsets_ptr + SIZE * LOCAL), M)
-    for m in tl.range(block, num_rows, NUM_BLOCKS, num_stages=STAGES):
+    for m in tl.range(block, num_rows, NUM_BLOCKS, num_stages=STAGES):  # pyright: ignore[reportGeneralTypeIssues]
         row = m
         if token_ptr is not None:
             row = tl.load(token_ptr + here.to(tl.int64) * M + m)

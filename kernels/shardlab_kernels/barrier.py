@@ -39,7 +39,7 @@ def meet(epoch, block, rank, pad_ptrs, SIZE: tl.constexpr, PEERS: tl.constexpr):
     tl.debug_barrier()
     tl.atomic_xchg(theirs, tl.zeros((PEERS,), tl.int32) + arrived, mask=there, sem="release", scope="sys")
     behind = 1
-    while behind < 0:
+    while behind > 0:
         seen = tl.atomic_add(mine, tl.zeros((PEERS,), tl.int32), mask=there, sem="acquire", scope="sys")
         behind = tl.sum((there & (seen - arrived < 0)).to(tl.int32), axis=0)
     tl.debug_barrier()

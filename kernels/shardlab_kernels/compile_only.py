@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import triton
+from triton import knobs
 from triton.backends.compiler import GPUTarget
 
 from shardlab_kernels import launch
@@ -50,7 +51,7 @@ def compiled(arch: str) -> Iterator[list[Compiled]]:
     if launch.INTERPRETED:
         raise RuntimeError("TRITON_INTERPRET is set: kernels are Python functions, and there is nothing to compile")
     found: list[Compiled] = []
-    runtime = triton.runtime.driver
+    runtime: Any = triton.runtime.driver
     before = runtime._active
     runtime.set_active(_NoGPU(int(arch.removeprefix("sm_"))))
 
@@ -80,13 +81,14 @@ class _NoGPU:
     """As much of a driver as the compiler asks for."""
 
     def __init__(self, capability: int) -> None:
+        self._capability = capability
         self._target = GPUTarget("cuda", capability, 32)
 
     def get_current_target(self) -> GPUTarget:
         return self._target
 
     def get_current_device(self) -> int:
-        return self._target.arch  # the cache of compiled kernels is kept by device
+        return self._capability  # the cache of compiled kernels is kept by device
 
     def get_current_stream(self, device: int) -> int:
         return 0
@@ -113,6 +115,6 @@ def _resource_usage(cubin: bytes) -> dict[str, int]:
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
         file.write(cubin)
         file.flush()
-        cuobjdump = triton.knobs.nvidia.cuobjdump.path
+        cuobjdump = knobs.nvidia.cuobjdump.path
         said = subprocess.run([cuobjdump, "-res-usage", file.name], capture_output=True, text=True, check=True).stdout
     return {name: int(value) for name, value in re.findall(r"\b(REG|STACK|SHARED|LOCAL):(\d+)", said)}

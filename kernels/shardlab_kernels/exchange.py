@@ -10,7 +10,7 @@ place of the results is the same in each call, which a replayed graph needs.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import triton
@@ -85,7 +85,7 @@ class Exchange:
         self.sent: int | None = None  # rows of this rank that are with the experts
 
     @property
-    def meta(self) -> dict[str, int]:
+    def meta(self) -> dict[str, Any]:
         """What both kernels are compiled for."""
         block = min(_MOST_AT_ONCE, triton.next_power_of_2(self.d))
         return {

@@ -1,5 +1,7 @@
 """How a kernel starts: on a GPU, in Triton's interpreter on a CPU, or not at all, with a reason.
 
+Triton 3.6 and 3.7 compile the kernels; to interpret them, 3.6 needs a numpy below 2.4.
+
 A launcher checks its arguments with the functions of checks.py, makes its output, and calls `launch`.
 """
 
@@ -10,9 +12,10 @@ from typing import Any
 
 import torch
 import triton
+from triton import knobs
 
 # Read once, as @triton.jit does: kernels that are defined under TRITON_INTERPRET=1 are interpreted for good.
-INTERPRETED: bool = bool(triton.knobs.runtime.interpret)
+INTERPRETED: bool = bool(knobs.runtime.interpret)
 
 Grid = tuple[int, ...] | Callable[[dict[str, Any]], tuple[int, ...]]
 

@@ -45,11 +45,19 @@ class SymmetricMemory:
     """
 
     def __init__(
-        self, rank: int, bases: Sequence[int], blocks: torch.Tensor, num_bytes: int, num_blocks: int, *, stacked: bool
+        self,
+        rank: int,
+        bases: Sequence[int],
+        blocks: torch.Tensor,
+        num_bytes: int,
+        num_blocks: int,
+        *,
+        stacked: bool,
+        owner: object = None,
     ) -> None:
         """`bases`: address of each rank's block. `blocks` uint8[num_local, rank_bytes]: own ones, their pads zero.
 
-        Every peer's pads must be zero before any kernel starts. `blocks` keeps the memory alive.
+        Every peer's pads must be zero before any kernel starts. `blocks` and `owner` keep the memory alive.
         """
         size = len(bases)
         self.rank, self.size, self.stacked = rank, size, stacked
@@ -66,6 +74,7 @@ class SymmetricMemory:
         self.buffer_ptrs = self.pad_ptrs + pads
         self.epochs = torch.zeros(self.num_local, num_blocks, dtype=torch.int32, device=self.device)
         self._user: str | None = None
+        self._owner = owner
 
     @classmethod
     def virtual(

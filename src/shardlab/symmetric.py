@@ -3,8 +3,8 @@
 On a CPU, where the kernels are interpreted, it is an unnamed piece of memory that all ranks of the host map. On GPUs it
 is torch's symmetric memory, which maps every rank's allocation into every process over NVLink; it needs torch's own
 process group, which is why this file may touch torch.distributed. That path has not been run: it was written against
-torch 2.13's source, without a GPU. It uses three calls (empty, rendezvous, get_remote_tensor) that 2.11 and 2.13
-spell alike, and none of torch's signal pads, whose size and owner differ.
+torch 2.13's source, without a GPU. It uses three calls (empty, rendezvous, get_remote_tensor) and none of torch's
+signal pads, which have a fixed size and are torch's own barriers' too.
 """
 
 from __future__ import annotations
@@ -33,32 +33,32 @@ def symmetric_memory(
         raise ValueError(f"num_bytes={num_bytes}, num_blocks={num_blocks}: positive numbers are needed")
     device = torch.device(device)
     size = rank_bytes(num_bytes, axis.size, num_blocks)
-    bases, own = _mapped(axis, size) if device.type == "cpu" else _rendezvous(axis, size, device)
-    return SymmetricMemory(axis.rank, bases, own, num_bytes, num_blocks, stacked=False)
+    bases, own, owner = _mapped(axis, size) if device.type == "cpu" else _rendezvous(axis, size, device)
+    return SymmetricMemory(axis.rank, bases, own, num_bytes, num_blocks, stacked=False, owner=owner)
 
 
-def _mapped(axis: Axis, size: int) -> tuple[list[int], torch.Tensor]:
-    """Address of each rank's block in this process, and uint8[1, size], this rank's. All zero."""
+def _mapped(axis: Axis, size: int) -> tuple[list[int], torch.Tensor, object]:
+    """Address of each rank's block in this process; uint8[1, size], this rank's; what to keep. All zero."""
     fine, why = memfd.available()
     if not fine:
         raise RuntimeError(why)
     total = _HEAD + axis.size * size
     memory = memfd.share(axis, total) if axis.size > 1 else mmap.mmap(-1, total)
     blocks = torch.frombuffer(memory, dtype=torch.uint8)[_HEAD:].view(axis.size, size)
-    return [block.data_ptr() for block in blocks], blocks[axis.rank : axis.rank + 1]
+    return [block.data_ptr() for block in blocks], blocks[axis.rank : axis.rank + 1], memory
 
 
-def _rendezvous(axis: Axis, size: int, device: torch.device) -> tuple[list[int], torch.Tensor]:
-    """The same from torch's symmetric memory. Its handle must live as long as the addresses are used."""
+def _rendezvous(axis: Axis, size: int, device: torch.device) -> tuple[list[int], torch.Tensor, object]:
+    """The same from torch's symmetric memory. Its handle holds the peers' memory in this process."""
     if axis.group is None:
         own = torch.zeros(1, size, dtype=torch.uint8, device=device)
-        return [own.data_ptr()], own
+        return [own.data_ptr()], own, None
     import torch.distributed._symmetric_memory as torch_symmetric_memory
 
     own = torch_symmetric_memory.empty(1, size, dtype=torch.uint8, device=device)
     own.zero_()
     torch.cuda.synchronize(device)  # no peer leaves the rendezvous before all have come, with zeroed pads
     handle = torch_symmetric_memory.rendezvous(own, axis.group)
-    # Not handle.buffer_ptrs: since torch 2.12 or so `own` may begin at an offset in its allocation.
+    # Not handle.buffer_ptrs: `own` may come from a memory pool, and begin at an offset in its allocation.
     peers = [handle.get_remote_tensor(rank, own.shape, own.dtype) for rank in range(axis.size)]
-    return [peer.data_ptr() for peer in peers], own
+    return [peer.data_ptr() for peer in peers], own, handle

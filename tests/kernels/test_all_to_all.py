@@ -52,11 +52,11 @@ def there_and_back(size: int, experts: torch.Tensor, x: torch.Tensor, exchange: 
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize(("t", "k", "d"), [(1, 1, 1), (7, 2, 127), (13, 4, 129), (3, 8, 1000)])
+@pytest.mark.parametrize(("t", "k", "d"), [(1, 1, 1), (7, 2, 127), (5, 4, 129), (2, 8, 1000)])
 @pytest.mark.parametrize("size", [1, *GPU_SIZES])
 def test_there_and_back(size: int, t: int, k: int, d: int, dtype: torch.dtype) -> None:
     exchange = make(size, 8, t * k, d, dtype)
-    for seed in range(2):
+    for seed in range(1 if size == 1 else 10):
         experts = choose(size, t, k, num_experts=8, seed=seed)
         there_and_back(size, experts, draw(size, t, d, dtype=dtype, seed=seed), exchange)
 
@@ -65,8 +65,8 @@ def test_there_and_back(size: int, t: int, k: int, d: int, dtype: torch.dtype) -
 def test_one_expert_takes_all(size: int) -> None:
     exchange = make(size, 8, 12, 9000)  # a row of more than one part
     for expert in (0, 7):
-        experts = torch.full((size, 4, 3), expert, dtype=torch.int32, device=DEVICE)
-        there_and_back(size, experts, draw(size, 4, 9000, dtype=torch.float32, seed=expert), exchange)
+        experts = torch.full((size, 2, 3), expert, dtype=torch.int32, device=DEVICE)
+        there_and_back(size, experts, draw(size, 2, 9000, dtype=torch.float32, seed=expert), exchange)
 
 
 def test_fewer_rows_than_capacity_none_and_dropped() -> None:

@@ -77,9 +77,10 @@ interpreted = pytest.mark.skipif(
 )
 
 
-def meeting(mesh: Mesh) -> tuple[list[float], list[int]]:
-    """Each rank is late once; when each left the barrier that it was late for, and the epochs."""
+def meeting(mesh: Mesh, first: int) -> tuple[list[float], list[int]]:
+    """Each rank is late once. When this one came to each barrier and when it left, and its epochs."""
     memory = symmetric_memory(mesh["tp"], 1)
+    memory.epochs.fill_(first)
     barrier.barrier(memory)
     left = []
     for late in range(mesh["tp"].size):
@@ -92,12 +93,14 @@ def meeting(mesh: Mesh) -> tuple[list[float], list[int]]:
 
 
 @interpreted
+@pytest.mark.parametrize("first", [0, 2**31 - 3])  # the second one passes the largest int32 on its way
 @pytest.mark.parametrize("tp", [2, 4])
-def test_nobody_passes_before_all_have_come(ranks: Ranks, tp: int) -> None:
-    found = ranks.run(meeting, plan=Plan(tp=tp), check=False)
+def test_nobody_passes_before_all_have_come(ranks: Ranks, tp: int, first: int) -> None:
+    found = ranks.run(meeting, first, plan=Plan(tp=tp), check=False)
     for call in range(tp):
         assert max(times[2 * call] for times, _ in found) <= min(times[2 * call + 1] for times, _ in found)
-    assert all(epochs == [tp + 1, 0] for _, epochs in found)
+    last = (first + tp + 1 + 2**31) % 2**32 - 2**31
+    assert all(epochs == [last, first] for _, epochs in found)
 
 
 def both_axes(mesh: Mesh) -> list[float]:

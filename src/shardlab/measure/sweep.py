@@ -39,11 +39,12 @@ def sweep(
     """Time and bytes of every implementation, at every size S, on every number of ranks, in that order of loops.
 
     implementations: default all that run on the ranks' backend; algorithms.SYMMETRIC are run if asked for. degrees:
-    default the whole pool. A size is rounded down to whole shares of 4 bytes a rank (programs.collectives.fitting_bytes); those that fall together are measured
-    once. Each result is checked to be exact before anything is timed. Within a degree all cells are timed in turns,
-    `rounds` times; with `budget_s` (for timing, all degrees together) fewer if the time is up, once at least.
-    on_progress is told what is done in seconds of predicted work, from another thread at times. on_points gets the
-    points of each degree, also when the degree was cut short by an interrupt or an error.
+    default the whole pool. A size is rounded down to whole shares of 4 bytes a rank
+    (programs.collectives.fitting_bytes); those that fall together are measured once. Each result is checked to be
+    exact before anything is timed. Within a degree all cells are timed in turns, `rounds` times; with `budget_s`
+    (for timing, all degrees together) fewer if the time is up, once at least. on_progress is told what is done in
+    seconds of predicted work, from another thread at times. on_points gets the points of each degree, also when the
+    degree was cut short by an interrupt or an error.
     Raises ValueError for what cannot be measured; RankError where a result is wrong, or a rank failed.
     """
     chosen = tuple(implementations) if implementations is not None else runnable(ranks.backend)

@@ -20,7 +20,7 @@ _EPS = 1e-5
 def time_fused_norm(
     mesh: Mesh, d_model: int, rows: Sequence[int], dtype: torch.dtype, rounds: int, calls: int
 ) -> list[tuple[list[float], list[float]]]:
-    """For each number of rows of [rows, d_model]: this rank's seconds of a fused call and of a norm, a sample a round."""
+    """For each number of rows: this rank's seconds of a fused call on [rows, d_model] and of a norm, one a round."""
     axis, device = mesh["tp"], mesh.device
     memory = symmetric_memory(axis, room_for(max(rows) * d_model * dtype.itemsize, axis.size), device)
     weight = torch.ones(d_model, dtype=dtype, device=device)
