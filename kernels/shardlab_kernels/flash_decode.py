@@ -218,7 +218,7 @@ def flash_decode(
             n, c, c if window is None else min(window, c), log2_scale, num_splits, num_groups,
             H=h, BLOCK_H=block_h, BLOCK_G=block_g, PAGE=page,
         )  # fmt: skip
-    return (out[0], lse[0]) if num_splits == 1 else merge(out, lse, dtype)
+    return (out.squeeze(0), lse.squeeze(0)) if num_splits == 1 else merge(out, lse, dtype)
 
 
 def _group_rows(dtype: torch.dtype, block_h: int, widest: int) -> int:

@@ -16,7 +16,7 @@ import triton.language as tl
 from shardlab_kernels.int4 import RUN, Int4Weight, flops, moved_bytes, reference, spread, tiny_float
 from shardlab_kernels.int4_matmul import check_arguments, int4_tile
 from shardlab_kernels.launch import cdiv, launch, tuned
-from shardlab_kernels.split_k import count_splits, finish_split, split_buffers
+from shardlab_kernels.split_k import count_splits, finish_split, my_part_of_k, split_buffers
 
 __all__ = ["MAX_ROWS", "flops", "int4_gemv", "moved_bytes", "reference"]
 
@@ -61,8 +61,7 @@ def _int4_one_row_kernel(
     word = tl.arange(0, WORDS)
     word_rows = tl.multiple_of(words_ptr + my_n * stride_words, [ALIGN, ALIGN])
     group = tl.arange(0, BLOCK_K // SPAN)
-    share = tl.cdiv(tl.cdiv(K, BLOCK_K), SPLITS) * BLOCK_K  # in whole blocks; the last shares may be short or empty
-    first, end = split * share, tl.minimum(split * share + share, K)
+    first, end = my_part_of_k(K, split, SPLITS, BLOCK_K)  # pyright: ignore[reportGeneralTypeIssues]
     sums = tl.zeros([BLOCK_N, WORDS], dtype=tl.float32)
     for k in tl.range(first, end, BLOCK_K, num_stages=STAGES):
         inside = word // 4 * 32 < end - k
@@ -114,8 +113,7 @@ def _int4_rows_kernel(
     my_n = tl.minimum(n, N - 1).to(tl.int64)
     packed_rows = tl.multiple_of(packed_ptr + my_n * stride_packed, [ALIGN, ALIGN])
     minimum_rows = None if minimum_ptr is None else minimum_ptr + my_n * stride_scale
-    share = tl.cdiv(tl.cdiv(K, BLOCK_K), SPLITS) * BLOCK_K
-    first, end = split * share, tl.minimum(split * share + share, K)
+    first, end = my_part_of_k(K, split, SPLITS, BLOCK_K)  # pyright: ignore[reportGeneralTypeIssues]
     acc = int4_tile(
         x_ptr + m * K, packed_rows, scale_ptr + my_n * stride_scale, minimum_rows, m < M, first, end, stride_group,
         RUN_BYTES, GROUP, 16, BLOCK_N, BLOCK_K, STAGES,

@@ -15,7 +15,14 @@ import triton.language as tl
 from shardlab_kernels.checks import check_dtype, check_rows, sizes, wide
 from shardlab_kernels.dot import dot
 from shardlab_kernels.launch import cdiv, check_device, launch, tuned
-from shardlab_kernels.split_k import MAX_SPLITS, count_splits, finish_split, split_buffers, workspace_bytes
+from shardlab_kernels.split_k import (
+    MAX_SPLITS,
+    count_splits,
+    finish_split,
+    my_part_of_k,
+    split_buffers,
+    workspace_bytes,
+)
 
 MAX_ROWS = 16  # one tensor-core tile; more rows are matmul's
 # Outputs and steps along K of the tile that a program is expected to take, by M == 1: they set the split of K.
@@ -47,14 +54,6 @@ def flops(m: int, n: int, k: int) -> int:
     return 2 * m * n * k
 
 
-@triton.jit
-def _my_part_of_k(K, split, SPLITS: tl.constexpr, BLOCK_K: tl.constexpr):
-    """-> (first, end): this split's share of K, in whole blocks; the last shares may be short or empty."""
-    share = tl.cdiv(tl.cdiv(K, BLOCK_K), SPLITS) * BLOCK_K
-    first = split * share
-    return first, tl.minimum(first + share, K)
-
-
 def _config(block_n: int, block_k: int, warps: int, stages: int) -> triton.Config:
     return triton.Config({"BLOCK_N": block_n, "BLOCK_K": block_k, "STAGES": stages}, num_warps=warps, num_stages=stages)
 
@@ -74,7 +73,7 @@ def _one_row_kernel(
     rows = tile * BLOCK_N + tl.arange(0, BLOCK_N)
     # A row beyond N reads the last row again, and is not stored: cheaper than a second mask in the loop.
     w_rows = w_ptr + tl.minimum(rows, N - 1).to(tl.int64)[:, None] * stride_w
-    first, end = _my_part_of_k(K, split, SPLITS, BLOCK_K)  # pyright: ignore[reportGeneralTypeIssues]
+    first, end = my_part_of_k(K, split, SPLITS, BLOCK_K)  # pyright: ignore[reportGeneralTypeIssues]
     # Products are added up in place, element by element; threads talk to each other only once, after the loop.
     sums = tl.zeros([BLOCK_N, BLOCK_K], dtype=tl.float32)
     for k in tl.range(first, end, BLOCK_K, num_stages=STAGES):
@@ -100,7 +99,7 @@ def _rows_kernel(
     m = tl.arange(0, 16)  # a tensor core's smallest side; rows of x beyond M are zeros, and nobody reads them
     w_rows = w_ptr + tl.minimum(rows, N - 1).to(tl.int64)[:, None] * stride_w
     x_rows = x_ptr + m[None, :] * K
-    first, end = _my_part_of_k(K, split, SPLITS, BLOCK_K)  # pyright: ignore[reportGeneralTypeIssues]
+    first, end = my_part_of_k(K, split, SPLITS, BLOCK_K)  # pyright: ignore[reportGeneralTypeIssues]
     # The weight is the left factor: its tile is the tall one, and the tensor core takes it from shared memory as it
     # arrives, without a stay in registers. acc[n,m] is the result transposed.
     acc = tl.zeros([BLOCK_N, 16], dtype=tl.float32)

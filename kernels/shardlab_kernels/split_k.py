@@ -46,6 +46,14 @@ def workspace_bytes(splits: int, num_elements: int) -> int:
 
 
 @triton.jit
+def my_part_of_k(K, split, SPLITS: tl.constexpr, BLOCK_K: tl.constexpr):
+    """-> (first, end): this split's share of K, in whole blocks; the last shares may be short or empty."""
+    share = tl.cdiv(tl.cdiv(K, BLOCK_K), SPLITS) * BLOCK_K
+    first = split * share
+    return first, tl.minimum(first + share, K)
+
+
+@triton.jit
 def finish_split(
     acc, bias, out_ptr, offsets, inside, workspace_ptr, counters_ptr, num_elements, tile, split, SPLITS: tl.constexpr
 ):

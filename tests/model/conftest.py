@@ -1,11 +1,14 @@
-"""One reference a tiny model, for the folder."""
+"""One reference a tiny model, and one real model, for the folder."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 from tests.model.tiny import CASES, Reference, build
+
+from shardlab.model.fetch import fetch
 
 
 @pytest.fixture(scope="package")
@@ -19,3 +22,9 @@ def reference(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Refer
         return built[name]
 
     return get
+
+
+@pytest.fixture(scope="package")
+def smollm2() -> Path:
+    """SmolLM2-135M-Instruct as a GGUF file, fetched once and kept in the user's cache."""
+    return fetch("smollm2")

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from tests.model.tiny import CASES, Reference, build
+from tests.model.tiny import Reference
 
 from shardlab import Plan, Ranks, Transformer, ops
 from shardlab.mesh import Mesh
@@ -19,18 +19,6 @@ from shardlab.model.decoder import Decoder
 ON_KERNELS = ("llama-mha-bias", "llama-mqa", "mistral-window", "qwen3")
 PROMPT = 9
 FEW = 13  # tokens that go through the interpreter, where a step of a tiny model takes half a second
-
-
-@pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Reference]:
-    known: dict[str, Reference] = {}
-
-    def get(name: str) -> Reference:
-        if name not in known:
-            known[name] = build(CASES[name], tmp_path_factory.mktemp(name))
-        return known[name]
-
-    return get
 
 
 def decoded(model: Transformer, token_ids: torch.Tensor) -> torch.Tensor:
@@ -47,12 +35,12 @@ def decoded(model: Transformer, token_ids: torch.Tensor) -> torch.Tensor:
 @pytest.mark.parametrize("kernels", [False, True], ids=["torch", "kernels"])
 @pytest.mark.parametrize("name", ON_KERNELS)
 def test_every_way_through_the_model_gives_the_reference_logits(
-    name: str, kernels: bool, made: Callable[[str], Reference]
+    name: str, kernels: bool, reference: Callable[[str], Reference]
 ) -> None:
-    reference = made(name)
+    tiny = reference(name)
     on_gpu = kernels and torch.cuda.is_available()
-    model = Transformer.from_pretrained(reference.folder, Mesh.single("cuda" if on_gpu else "cpu"))
-    token_ids, logits = reference.token_ids, reference.logits
+    model = Transformer.from_pretrained(tiny.folder, Mesh.single("cuda" if on_gpu else "cpu"))
+    token_ids, logits = tiny.token_ids, tiny.logits
     if kernels and not on_gpu:
         token_ids, logits = token_ids[:, :FEW], logits[:, :FEW]
     with ops.interpreted() if kernels and not on_gpu else nullcontext(), torch.inference_mode():
@@ -73,15 +61,15 @@ def pieces_on_kernels(mesh: Mesh, source: Path, token_ids: torch.Tensor) -> torc
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="ranks on the CPU need interpreted kernels")
-def test_sharded_layers_on_the_kernels(made: Callable[[str], Reference], ranks: Ranks) -> None:
+def test_sharded_layers_on_the_kernels(reference: Callable[[str], Reference], ranks: Ranks) -> None:
     """Six query heads on four ranks, two KV heads: groups that are not even."""
-    reference = made("mistral-window")
-    few = reference.token_ids[:, :FEW]
-    for logits in ranks.run(pieces_on_kernels, reference.folder, few, plan=Plan(tp=4)):
-        torch.testing.assert_close(logits, reference.logits[:, :FEW], atol=2e-5, rtol=1e-4)
+    tiny = reference("mistral-window")
+    few = tiny.token_ids[:, :FEW]
+    for logits in ranks.run(pieces_on_kernels, tiny.folder, few, plan=Plan(tp=4)):
+        torch.testing.assert_close(logits, tiny.logits[:, :FEW], atol=2e-5, rtol=1e-4)
 
 
-def test_kernels_are_really_called(made: Callable[[str], Reference], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_kernels_are_really_called(reference: Callable[[str], Reference], monkeypatch: pytest.MonkeyPatch) -> None:
     """Or the parity above would hold torch against torch."""
     called: set[str] = set()
 
@@ -97,10 +85,10 @@ def test_kernels_are_really_called(made: Callable[[str], Reference], monkeypatch
     names = {"flash_attention", "flash_decode", "rope_", "skinny_matmul"}
     for name in names:
         watch(name)
-    reference, on_gpu = made("qwen3"), torch.cuda.is_available()
-    Transformer.from_pretrained(reference.folder)(reference.token_ids)
+    tiny, on_gpu = reference("qwen3"), torch.cuda.is_available()
+    Transformer.from_pretrained(tiny.folder)(tiny.token_ids)
     assert called == set()
-    model = Transformer.from_pretrained(reference.folder, Mesh.single("cuda" if on_gpu else "cpu"))
+    model = Transformer.from_pretrained(tiny.folder, Mesh.single("cuda" if on_gpu else "cpu"))
     with nullcontext() if on_gpu else ops.interpreted(), torch.inference_mode():
-        decoded(model, reference.token_ids[:, :FEW])
+        decoded(model, tiny.token_ids[:, :FEW])
     assert called == names

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
-from tests.model.tiny import CASES, build
+from tests.model.tiny import Reference
 
 from shardlab import Plan, Ranks, Transformer, ops
 from shardlab.mesh import Mesh
-from shardlab.model.fetch import fetch
 from shardlab.model.tokenizer import encode, load_tokenizer
 from shardlab.model.weights import WeightsError
 from shardlab_kernels.int4 import Int4Weight, bits_per_weight
@@ -18,11 +18,6 @@ from shardlab_kernels.int4 import Int4Weight, bits_per_weight
 PROMPT = "What is the capital of France?"
 NEW = 3
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
-
-
-@pytest.fixture(scope="module")
-def smollm2() -> Path:
-    return fetch("smollm2")
 
 
 @pytest.fixture(scope="module")
@@ -75,7 +70,6 @@ def test_real_layers_on_interpreted_kernels(
         torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
 
 
-def test_a_model_without_4_bit_weights_is_refused(tmp_path: Path) -> None:
-    reference = build(CASES["llama-mqa"], tmp_path)
+def test_a_model_without_4_bit_weights_is_refused(reference: Callable[[str], Reference]) -> None:
     with pytest.raises(WeightsError, match="stored as Q4_1"):
-        Transformer.from_pretrained(reference.folder, int4=True)
+        Transformer.from_pretrained(reference("llama-mqa").folder, int4=True)

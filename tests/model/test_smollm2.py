@@ -10,17 +10,11 @@ import torch
 from tests.model.programs import answer
 
 from shardlab import Plan, Ranks
-from shardlab.model.fetch import fetch
 from shardlab.model.tokenizer import encode, load_tokenizer
 from shardlab.programs.generate import generate
 
 PROMPT = "What is the capital of France?"
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
-
-
-@pytest.fixture(scope="module")
-def smollm2() -> Path:
-    return fetch("smollm2")
 
 
 @pytest.fixture(scope="module")

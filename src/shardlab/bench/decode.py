@@ -5,7 +5,6 @@ The weights are random and the context is as given: what a step reads and comput
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -15,7 +14,7 @@ from shardlab import ops
 from shardlab.bench import Row
 from shardlab.layers import ColumnParallelLinear, KVCache, RowParallelLinear
 from shardlab.layers.rope import cos_sin
-from shardlab.measure.timer import interleave, ratio
+from shardlab.measure.timer import interleave, ratio, seconds_on
 from shardlab.mesh import Mesh
 from shardlab.model import Transformer
 from shardlab.model.decoder import Decoder
@@ -50,11 +49,11 @@ def rows_on(
     sources = torch.empty(2, _COPY_BYTES if device.type == "cuda" else 1 << 16, dtype=torch.uint8, device=device)
     timed = interleave(
         {
-            "copy": lambda: _seconds(lambda: sources[0].copy_(sources[1]), 4, device),
-            "layers": lambda: _seconds(contenders.layers, steps, device),
-            "ours": lambda: _seconds(contenders.ours, steps, device),
-            "torch": lambda: _seconds(contenders.rival, steps, device),
-            "int4": lambda: _seconds(contenders.int4, steps, device),
+            "copy": lambda: seconds_on(device, lambda: sources[0].copy_(sources[1]), 4),
+            "layers": lambda: seconds_on(device, contenders.layers, steps),
+            "ours": lambda: seconds_on(device, contenders.ours, steps),
+            "torch": lambda: seconds_on(device, contenders.rival, steps),
+            "int4": lambda: seconds_on(device, contenders.int4, steps),
         },
         rounds,
     )
@@ -125,7 +124,7 @@ def layers_step(model: Transformer, context: int) -> Callable[[], torch.Tensor]:
     weight = model.embedding.local_weight
     cache = _cache(model, context, context + 1)
     x = torch.randn(1, 1, model.shape.d_model, dtype=weight.dtype, device=weight.device)
-    cos, sin = cos_sin(model._frequencies.to(weight.device), context, 1, weight.dtype)
+    cos, sin = cos_sin(model.frequencies(weight.device), context, 1, weight.dtype)
 
     def body() -> torch.Tensor:
         out = x
@@ -177,14 +176,3 @@ def _graphed(body: Callable[[], torch.Tensor], device: torch.device) -> Callable
         return out
 
     return replay
-
-
-def _seconds(step: Step, calls: int, device: torch.device) -> float:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    started = time.perf_counter()
-    for _ in range(calls):
-        step()
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    return (time.perf_counter() - started) / calls

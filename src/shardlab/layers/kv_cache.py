@@ -93,7 +93,7 @@ class DeviceKVCache:
 
     def __init__(self, cache: KVCache) -> None:
         k = cache.layers[0].k
-        self.start = torch.tensor([cache.length], dtype=torch.int64, device=k.device)
+        self.start = torch.full((1,), cache.length, dtype=torch.int64, device=k.device)
         lengths = torch.full((k.shape[0],), cache.length + 1, dtype=torch.int32, device=k.device)
         self.layers = [DeviceLayerCache(layer, self.start, lengths) for layer in cache.layers]
         self.lengths = lengths

@@ -60,7 +60,7 @@ class Decoder:
         return self._logits
 
     def _body(self) -> torch.Tensor:
-        logits = self._model(self._tokens, self._cache)[:, -1]
+        logits = self._model(self._tokens, self._cache).squeeze(1)
         self._cache.advance()
         return logits
 

@@ -128,10 +128,16 @@ class Transformer(nn.Module):
         self._check(token_ids)
         x = self.embedding(token_ids.to(self.embedding.local_weight.device))
         start = 0 if cache is None else cache.start
-        cos, sin = cos_sin(self._frequencies.to(x.device), start, x.shape[1], x.dtype)
+        cos, sin = cos_sin(self.frequencies(x.device), start, x.shape[1], x.dtype)
         for i, block in enumerate(self.layers):
             x = block(x, cos, sin, None if cache is None else cache.layers[i])
         return self.norm(x)
+
+    def frequencies(self, device: torch.device) -> torch.Tensor:
+        """The rotary embedding's [H/2], kept where it was last asked for: a CUDA graph holds no copy from the host."""
+        if self._frequencies.device != device:
+            self._frequencies = self._frequencies.to(device)
+        return self._frequencies
 
     def new_cache(self, batch: int, capacity: int) -> KVCache:
         """An empty KV cache for this rank's KV heads."""

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import torch
 
 from shardlab import comm
 from shardlab.algorithms.over_symmetric_memory import room_for
+from shardlab.measure.timer import seconds_on
 from shardlab.mesh import Mesh
 from shardlab.symmetric import symmetric_memory
 from shardlab_kernels.all_reduce_rms_norm import all_reduce_rms_norm
@@ -29,20 +29,9 @@ def time_fused_norm(
     for number in range(rounds + 1):  # the first compiles, and is not kept
         for x, (fused, norm) in zip(inputs, samples, strict=True):
             comm.barrier(axis)
-            fused_s = _seconds(lambda x=x: all_reduce_rms_norm(x, x, weight, _EPS, memory), calls, device)
-            norm_s = _seconds(lambda x=x: add_rms_norm(x, x, weight, _EPS), calls, device)
+            fused_s = seconds_on(device, lambda x=x: all_reduce_rms_norm(x, x, weight, _EPS, memory), calls)
+            norm_s = seconds_on(device, lambda x=x: add_rms_norm(x, x, weight, _EPS), calls)
             if number:
                 fused.append(fused_s)
                 norm.append(norm_s)
     return samples
-
-
-def _seconds(call: Callable[[], object], calls: int, device: torch.device) -> float:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    started = time.perf_counter()
-    for _ in range(calls):
-        call()
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    return (time.perf_counter() - started) / calls
