@@ -14,7 +14,8 @@ from shardlab import ops
 from shardlab.bench import Row
 from shardlab.layers import ColumnParallelLinear, KVCache, RowParallelLinear
 from shardlab.layers.rope import cos_sin
-from shardlab.measure.timer import interleave, ratio, seconds_on
+from shardlab.measure.device_clock import seconds_on
+from shardlab.measure.timer import interleave, ratio
 from shardlab.mesh import Mesh
 from shardlab.model import Transformer
 from shardlab.model.decoder import Decoder

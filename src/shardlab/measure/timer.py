@@ -10,10 +10,6 @@ import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    import torch
 
 
 @dataclass(frozen=True)
@@ -94,23 +90,6 @@ def slowest(per_rank: Sequence[float]) -> float:
     if not per_rank:
         raise ValueError("no rank reported a time")
     return max(per_rank)
-
-
-def seconds_on(device: torch.device, call: Callable[[], object], calls: int) -> float:
-    """Seconds of one of `calls` calls in a row, until the device has done them."""
-
-    def finish() -> None:
-        if device.type == "cuda":
-            import torch
-
-            torch.cuda.synchronize(device)
-
-    finish()
-    started = time.perf_counter()
-    for _ in range(calls):
-        call()
-    finish()
-    return (time.perf_counter() - started) / calls
 
 
 def _seconds(contender: Callable[[], object]) -> float:

@@ -8,7 +8,7 @@ import torch
 
 from shardlab import comm
 from shardlab.algorithms.over_symmetric_memory import room_for
-from shardlab.measure.timer import seconds_on
+from shardlab.measure.device_clock import seconds_on
 from shardlab.mesh import Mesh
 from shardlab.symmetric import symmetric_memory
 from shardlab_kernels.all_reduce_rms_norm import all_reduce_rms_norm
