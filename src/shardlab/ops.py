@@ -27,33 +27,33 @@ from shardlab_kernels.launch import INTERPRETED
 from shardlab_kernels.rope import rope_
 from shardlab_kernels.skinny import MAX_ROWS, skinny_matmul
 
-_device_types = frozenset({"cuda"})  # whose tensors go through the kernels
+_told: bool | None = None  # by one of the contexts: whether to use the kernels. None: the tensor's device says
 
 
 @contextmanager
-def _kernels_on(*device_types: str) -> Iterator[None]:
-    global _device_types
-    _device_types, before = frozenset(device_types), _device_types
+def _kernels(used: bool) -> Iterator[None]:
+    global _told
+    _told, before = used, _told
     try:
         yield
     finally:
-        _device_types = before
+        _told = before
 
 
 def plain_torch() -> AbstractContextManager[None]:
     """Within it nothing goes through the kernels."""
-    return _kernels_on()
+    return _kernels(False)
 
 
 def interpreted() -> AbstractContextManager[None]:
     """Within it CPU tensors go through the kernels as well. Raises RuntimeError where they would not be interpreted."""
     if not INTERPRETED:
         raise RuntimeError("set TRITON_INTERPRET=1 before triton is imported: these kernels were defined for a GPU")
-    return _kernels_on("cuda", "cpu")
+    return _kernels(True)
 
 
 def _on_kernels(x: torch.Tensor) -> bool:
-    return x.device.type in _device_types
+    return x.is_cuda if _told is None else _told  # asked a dozen times a layer: it must cost next to nothing
 
 
 def rms_norm(x: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
