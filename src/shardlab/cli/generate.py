@@ -31,7 +31,7 @@ def generate(
     """Answer a prompt on T ranks. The answer goes to stdout, the rest to stderr, and T does not change it."""
     if not prompt.strip():
         raise Mistake("the prompt is empty: give a question, in quotes")
-    models.check(model, tp)
+    models.check(model, tp, int4=int4)
     source = models.locate(model)
     from shardlab import Ranks
     from shardlab.model.weights import read_model_config

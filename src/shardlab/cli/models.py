@@ -12,8 +12,8 @@ from shardlab.theory.transformer import MODELS, Shape
 FETCHABLE = {"smollm2": "smollm2-135m"}  # name on the command line -> its Shape in theory
 
 
-def check(model: str, tp: int) -> None:
-    """Raises Mistake where there is no such model, and ValueError where its heads do not go round `tp` ranks."""
+def check(model: str, tp: int, *, int4: bool = False) -> None:
+    """Raises Mistake where there is no such model, or none with 4-bit weights; ValueError for heads and `tp`."""
     if model in FETCHABLE:
         check_tp(MODELS[FETCHABLE[model]], tp)
         return
@@ -21,6 +21,8 @@ def check(model: str, tp: int) -> None:
     if not path.exists():
         names = ", ".join(FETCHABLE)
         raise Mistake(f"--model {model}: no such file or folder; allowed: {names}, a Hugging Face folder, a .gguf file")
+    if path.is_dir() and int4:
+        raise Mistake(f"--int4 with --model {model}: safetensors hold no 4-bit blocks; allowed: smollm2, a .gguf file")
     if path.is_dir():
         _check_heads(path, tp)
 
