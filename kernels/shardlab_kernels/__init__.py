@@ -1,1 +1,1 @@
-"""Triton kernels, one file each: torch reference, kernel, launcher, bytes moved. They know nothing of ranks."""
+"""Triton kernels, one file each: torch reference, kernel, launcher, bytes moved. None knows a process group."""

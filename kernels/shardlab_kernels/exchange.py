@@ -158,8 +158,8 @@ def received_order(counts: torch.Tensor, capacity: int) -> Order:
     if counts.dim() != 2 or not counts.numel() or capacity < 1:
         raise ValueError(f"counts{tuple(counts.shape)}, capacity={capacity}: counts[n,E/n] is needed, none of them 0")
     n, local = counts.shape
-    make = lambda *shape: torch.empty(*shape, dtype=torch.int32, device=device)  # noqa: E731
-    order = Order(make(local + 1), make(n * capacity), make(n * capacity, 1))
+    shapes = (local + 1,), (n * capacity,), (n * capacity, 1)
+    order = Order(*(torch.empty(shape, dtype=torch.int32, device=device) for shape in shapes))
     launch(
         _received_order_kernel, (local, n),
         counts, order.offsets, order.token, order.position, counts.stride(0), capacity,

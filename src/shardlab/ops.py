@@ -130,7 +130,7 @@ def attention(
     return flash_decode(q.squeeze(2), k, v, lengths, heads, window=window)[0].unsqueeze(2)
 
 
-@functools.lru_cache(maxsize=256)
+@functools.cache  # never evicts: a CUDA graph may still read what a call of long ago made
 def _head_map(kv_index: tuple[int, ...], num_kv_heads: int, device: torch.device) -> HeadMap:
     """Made once: a launch must not copy anything to the device."""
     return HeadMap.of(kv_index, num_kv_heads, device)

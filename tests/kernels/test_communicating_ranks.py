@@ -47,10 +47,10 @@ def slow_after_barriers(seconds: float) -> Iterator[list[int]]:
     """Within it this rank sleeps after each barrier of a kernel. The list counts them."""
     met = [0]
 
-    def slow(module):  # noqa: ANN001, ANN202
+    def slow(module):
         meet = module.meet
 
-        def meet_and_sleep(*args, **kwargs):  # noqa: ANN002, ANN003, ANN202
+        def meet_and_sleep(*args, **kwargs):
             epoch = meet(*args, **kwargs)
             met[0] += 1
             time.sleep(seconds)

@@ -90,9 +90,8 @@ def time_cells(
         shared = _shared(mesh, cells, stack)
         base = _base(mesh, max(cell.num_bytes for cell in cells)) + axis.rank
         symmetric = _symmetric(mesh, cells)
-        works = [
-            Work(mesh, cell, _input(cell, base, 0, axis.size), shared, symmetric) for cell in cells
-        ]  # base has the rank
+        # base has the rank in it, so each input is taken as rank 0's
+        works = [Work(mesh, cell, _input(cell, base, 0, axis.size), shared, symmetric) for cell in cells]
         estimates = _estimates_s(mesh, works)
         if budget_s is not None:
             left_s = budget_s - (time.perf_counter() - started)
