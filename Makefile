@@ -71,7 +71,7 @@ lab: $(STAMP)
 	@$(BIN)/jupyter lab --ServerApp.ip=127.0.0.1 labs
 
 bench: $(STAMP)
-	@$(BIN)/python -m shardlab.bench
+	@$(BIN)/python -m benchmarks
 
 # A fresh environment decides, so that nothing that was once installed by hand stays in the lock. No local version
 # (+cpu) and none of the CUDA libraries, which torch itself asks for by exact version: one lock serves CPU and CUDA.

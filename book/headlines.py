@@ -9,7 +9,7 @@ from typing import Any
 import nbformat
 from rich.table import Table
 
-from shardlab.compare import HEADLINE_TYPE, quantity_text, residual_text, residuals
+from shardlab.compare.tables import HEADLINE_TYPE, quantity_text, residual_text, residuals
 
 
 def collect(paths: Iterable[Path]) -> list[dict[str, Any]]:

@@ -8,7 +8,8 @@ from hardware_page import table
 from kernels_cases import unbroken
 from kernels_figures import Pictures
 from ledger_page import escape
-from shardlab import compare_kernels, viz
+from shardlab import viz
+from shardlab.compare import kernels as compare_kernels
 from shardlab.theory.hardware import Accelerator, accelerator
 from shardlab.theory.units import seconds_text
 

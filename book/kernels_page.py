@@ -36,7 +36,7 @@ from kernels_cases import (
     unbroken,
 )  # fmt: skip
 from kernels_figures import Pictures, figures
-from shardlab import compare_kernels
+from shardlab.compare import kernels as compare_kernels
 from shardlab.theory import blocks, collectives, kernels
 from shardlab.theory.kernels import Work
 from shardlab.theory.units import decimal_bytes_text, seconds_text

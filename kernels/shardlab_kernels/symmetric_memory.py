@@ -4,7 +4,8 @@ A block begins with the rank's signal pads (barrier.py) and goes on with its buf
 table and casts it: `tl.load(buffer_ptrs + peer).to(tl.pointer_type(dtype))`. The idea is that of NVSHMEM's symmetric
 heap and of torch.distributed._symmetric_memory; this class only holds what a kernel needs, and knows no process group.
 
-Who makes one: `SymmetricMemory.virtual` (many ranks in one process, on one GPU), and shardlab.symmetric (an axis).
+Who makes one: `SymmetricMemory.virtual` (many ranks in one process, on one GPU), and shardlab.algorithms.symmetric
+(the ranks of an axis).
 """
 
 from __future__ import annotations

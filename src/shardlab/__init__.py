@@ -18,11 +18,11 @@ if TYPE_CHECKING:  # for type checkers and editors; nothing is imported at run t
     from shardlab import theory as theory
     from shardlab.launch import Ranks as Ranks
     from shardlab.model import Transformer as Transformer
-    from shardlab.theory.plan import Plan as Plan
+    from shardlab.theory.degrees import Plan as Plan
 
 # public name -> (module, attribute); None: the module itself
 _LAZY: dict[str, tuple[str, str | None]] = {
-    "Plan": ("shardlab.theory.plan", "Plan"),
+    "Plan": ("shardlab.theory.degrees", "Plan"),
     "Ranks": ("shardlab.launch", "Ranks"),
     "Transformer": ("shardlab.model", "Transformer"),
     "comm": ("shardlab.comm", None),

@@ -10,8 +10,8 @@ import torch
 
 from shardlab import Plan, Ranks, algorithms
 from shardlab.algorithms import IMPLEMENTATIONS, Implementation, SharedMemory
-from shardlab.measure import wire
-from shardlab.mesh import Mesh
+from shardlab.comm.mesh import Mesh
+from shardlab.launch import wire
 from shardlab.theory.collectives import traffic_matrix
 
 READABLE, WHY = wire.available()

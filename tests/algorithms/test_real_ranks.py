@@ -6,14 +6,14 @@ import hashlib
 
 import pytest
 import torch
-from tests.algorithms.expected import DTYPES, bits, expected, fractions, whole_numbers
 
 from shardlab import Plan, Ranks, algorithms
 from shardlab.algorithms import IMPLEMENTATIONS, Implementation, SharedMemory
+from shardlab.comm.mesh import Axis, Mesh
 from shardlab.launch import RankError
-from shardlab.mesh import Axis, Mesh
 from shardlab.theory import collectives
 from shardlab.theory.ledger import Transfer
+from tests.algorithms.expected import DTYPES, bits, expected, fractions, whole_numbers
 
 SHAPES = [(0,), (1,), (2,), (3,), (7,), (13, 2), (64,), (1009,), (0, 4), (4096, 3)]
 

@@ -6,13 +6,13 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.algorithms.expected import DTYPES, bits, expected, fractions, whole_numbers
-from tests.algorithms.threads import on_threads
 
 from shardlab import algorithms
 from shardlab.algorithms import IMPLEMENTATIONS, Implementation
-from shardlab.mesh import Axis
+from shardlab.comm.mesh import Axis
 from shardlab.theory.collectives import steps, traffic_matrix, wire_bytes
+from tests.algorithms.expected import DTYPES, bits, expected, fractions, whole_numbers
+from tests.algorithms.threads import on_threads
 
 OURS = [one for one in IMPLEMENTATIONS if one.transport == "send_recv"]
 every = pytest.mark.parametrize("one", OURS, ids=str)

@@ -15,8 +15,8 @@ import torch
 
 from shardlab import Plan, Ranks, algorithms
 from shardlab.algorithms import SharedMemory, memfd, over_shared_memory
+from shardlab.comm.mesh import Axis, Mesh
 from shardlab.launch import RankDied, RankError, RankTimeout
-from shardlab.mesh import Axis, Mesh
 
 OPS = ("all_reduce", "all_gather", "reduce_scatter", "all_to_all", "broadcast")
 

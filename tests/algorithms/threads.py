@@ -17,8 +17,8 @@ import pytest
 import torch
 
 from shardlab import comm
-from shardlab.mesh import Axis
-from shardlab.recorder import Recorder
+from shardlab.comm.mesh import Axis
+from shardlab.comm.recorder import Recorder
 
 _PATIENCE_S = 20
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from shardlab import Ranks, check, comm
-from shardlab.mesh import Mesh
+from shardlab.comm.mesh import Mesh
 
 
 def bias_after(mesh: Mesh, x: torch.Tensor, w: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:

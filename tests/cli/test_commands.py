@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from shardlab import doctor
-from shardlab.doctor import Finding
+from shardlab.cli import examine as doctor
+from shardlab.cli.examine import Finding
 
 
 def shardlab(*args: str, launcher: tuple[str, ...] = ()) -> subprocess.CompletedProcess[str]:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 from typer.testing import CliRunner
 
-from shardlab import doctor, topology
+from shardlab import topology
 from shardlab.cli import app
+from shardlab.cli import examine as doctor
 
 
 def test_doctor_prints_the_topology_after_its_table(monkeypatch: pytest.MonkeyPatch) -> None:

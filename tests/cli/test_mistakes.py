@@ -105,7 +105,7 @@ def test_a_folder_that_is_no_model_is_named(tmp_path: Path) -> None:
 
 
 def test_the_names_here_are_the_names_that_can_be_fetched() -> None:
-    from shardlab.model.fetch import MODELS
+    from shardlab.model.checkpoint.fetch import MODELS
 
     assert set(models.FETCHABLE) == set(MODELS)
 

@@ -12,17 +12,18 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from tests.cli.test_mistakes import imported, said, shardlab
-from tests.theory.test_claims import missing_anchor
 
 from shardlab.cli import plan_report, programs
 from shardlab.cli.plain import Mistake
 from shardlab.cli.plan import shape_of
 from shardlab.cli.run import _plan_of_job
+from shardlab.theory.degrees import Plan
 from shardlab.theory.hardware import Cluster, cluster
-from shardlab.theory.plan import Plan, Workload, search
+from shardlab.theory.plan import Workload, search
 from shardlab.theory.plan.forecast import TERMS
 from shardlab.theory.transformer import MODELS
+from tests.cli.test_mistakes import imported, said, shardlab
+from tests.theory.test_claims import missing_anchor
 
 ROOT = Path(__file__).resolve().parents[2]
 ASK = ["plan", "--model", "llama-3-70b", "--cluster", "dgx-h100:2", "--input", "2048", "--output", "256"]

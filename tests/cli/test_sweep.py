@@ -15,7 +15,7 @@ import pytest
 from shardlab.algorithms import IMPLEMENTATIONS
 from shardlab.cli.sweep import IMPLEMENTED, MOST_ROUNDS
 from shardlab.measure import point
-from shardlab.measure import sweep as measured
+from shardlab.sweep import driver as measured
 
 NOWHERE = Path(__file__).parent / "no_such_folder"
 SWEEP = [sys.executable, "-m", "shardlab", "sweep"]

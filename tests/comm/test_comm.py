@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from shardlab import Plan, Ranks, comm
+from shardlab.comm.mesh import Axis, Mesh
+from shardlab.comm.recorder import Recorder
 from shardlab.launch import RankError, RankTimeout
-from shardlab.mesh import Axis, Mesh
-from shardlab.recorder import Recorder
 from shardlab.theory.ledger import Transfer
 
 DEGREES = [1, 2, 3, 4]

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 from shardlab import compare
-from shardlab.compare import Row, Table, TimeRow
+from shardlab.compare.tables import Row, Table, TimeRow
 from shardlab.theory import ledger
-from shardlab.theory.plan import Plan
+from shardlab.theory.degrees import Plan
 from shardlab.theory.transformer import MODELS
 
 

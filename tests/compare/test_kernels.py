@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from shardlab import compare_kernels
+from shardlab.compare import kernels as compare_kernels
 from shardlab.measure.record import Provenance, Value, append
 
 H100 = Provenance("NVIDIA H100 80GB HBM3", "2.13.0", "none", "2026-12-01", "python -m shardlab_kernels.bench")

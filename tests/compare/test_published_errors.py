@@ -9,10 +9,12 @@ from dataclasses import replace
 
 import pytest
 
-from shardlab import compare, compare_published, held_out
-from shardlab.bench import cost_published
-from shardlab.compare_published import Errors
-from shardlab.held_out import EXPERIMENTS, Experiment, Source
+from benchmarks import cost_published
+from shardlab import compare
+from shardlab.compare import errors as compare_published
+from shardlab.compare import held_out
+from shardlab.compare.errors import Errors
+from shardlab.compare.held_out import EXPERIMENTS, Experiment, Source
 from shardlab.measure.record import Published
 from shardlab.theory import nccl
 
@@ -138,5 +140,5 @@ def test_a_source_without_rows_is_named() -> None:
 
 
 def test_no_torch_is_loaded() -> None:
-    program = "import sys, shardlab.compare_published; print('torch' in sys.modules)"
+    program = "import sys, shardlab.compare.errors; print('torch' in sys.modules)"
     assert subprocess.check_output([sys.executable, "-c", program], text=True).strip() == "False"

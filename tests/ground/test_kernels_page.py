@@ -10,9 +10,9 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
-from tests.compare.test_kernels import H100, ROWS
 
 from shardlab.measure.record import append
+from tests.compare.test_kernels import H100, ROWS
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from tests.ground.hygiene import load, problems
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -27,7 +27,7 @@ def test_loads_nothing_heavy(statement: str) -> None:
     assert loads(statement, HEAVY) == []
 
 
-@pytest.mark.parametrize("module", ["shardlab.compare", "shardlab.measure.record", "shardlab.viz"])
+@pytest.mark.parametrize("module", ["shardlab.compare.tables", "shardlab.measure.record", "shardlab.viz"])
 def test_never_loads_torch(module: str) -> None:
     assert loads(f"import {module}", ("torch", "triton")) == []
 

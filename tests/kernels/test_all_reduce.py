@@ -11,10 +11,10 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.kernels.support import DEVICE, DTYPES, assert_close, draw, poison
 
 from shardlab_kernels import all_reduce, all_reduce_rms_norm, barrier
 from shardlab_kernels.symmetric_memory import SLOT_UNIT, SymmetricMemory
+from tests.kernels.support import DEVICE, DTYPES, assert_close, draw, poison
 
 SHOTS = [all_reduce.one_shot, all_reduce.two_shot]
 GPU_SIZES = [pytest.param(size, marks=pytest.mark.gpu) for size in (2, 4, 8)]

@@ -11,12 +11,12 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.kernels.support import DEVICE, DTYPES, draw, poison
 
 from shardlab_kernels import all_to_all
 from shardlab_kernels.all_to_all import Exchange, combine, dispatch, needed_bytes, received_order
 from shardlab_kernels.moe_permute import permute, sort_by_expert
 from shardlab_kernels.symmetric_memory import SymmetricMemory
+from tests.kernels.support import DEVICE, DTYPES, draw, poison
 
 GPU_SIZES = [pytest.param(size, marks=pytest.mark.gpu) for size in (2, 4, 8)]
 

@@ -14,13 +14,13 @@ from contextlib import contextmanager
 
 import pytest
 import torch
-from tests.kernels.support import DTYPES, TOLERANCE
 
 from shardlab import Plan, Ranks
-from shardlab.mesh import Mesh
-from shardlab.symmetric import symmetric_memory
+from shardlab.algorithms.symmetric import symmetric_memory
+from shardlab.comm.mesh import Mesh
 from shardlab_kernels import all_reduce, all_reduce_rms_norm, all_to_all, launch, moe_sort
 from shardlab_kernels.moe_permute import Order, permute, reference_permute, unpermute
+from tests.kernels.support import DTYPES, TOLERANCE
 
 SIZES = (1, 127, 129, 1000, 4099)
 

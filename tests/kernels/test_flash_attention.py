@@ -8,12 +8,12 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.kernels.support import DEVICE, DTYPES, assert_close, draw
 
 from shardlab_kernels import flash_attention as module
 from shardlab_kernels.flash_attention import flash_attention, reference
 from shardlab_kernels.heads import HeadMap
 from shardlab_kernels.merge import merge
+from tests.kernels.support import DEVICE, DTYPES, assert_close, draw
 
 INF = float("inf")
 FP32 = torch.float32

@@ -9,12 +9,12 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.kernels.support import DEVICE, DTYPES, assert_close, draw
 
 from shardlab_kernels import flash_attention as dense
 from shardlab_kernels import flash_attention_packed as module
 from shardlab_kernels.flash_attention_packed import flash_attention_packed, reference
 from shardlab_kernels.heads import HeadMap
+from tests.kernels.support import DEVICE, DTYPES, assert_close, draw
 
 
 def prefix(lengths: list[int]) -> torch.Tensor:

@@ -8,11 +8,11 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.kernels.support import DEVICE, DTYPES, assert_close, draw
 
 from shardlab_kernels import flash_decode as module
 from shardlab_kernels.flash_decode import flash_decode, reference
 from shardlab_kernels.heads import HeadMap
+from tests.kernels.support import DEVICE, DTYPES, assert_close, draw
 
 INF = float("inf")
 FP32 = torch.float32

@@ -9,7 +9,6 @@ import torch
 import triton
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.kernels.support import DEVICE, DTYPES, assert_close, draw
 from triton.runtime.errors import OutOfResources
 
 from shardlab_kernels import grouped_matmul as module
@@ -17,6 +16,7 @@ from shardlab_kernels.grouped_matmul import CONFIGS, grouped_matmul
 from shardlab_kernels.launch import launch
 from shardlab_kernels.moe_permute import permute, sort_by_expert, unpermute
 from shardlab_kernels.moe_route import route
+from tests.kernels.support import DEVICE, DTYPES, assert_close, draw
 
 
 def bounds(counts: list[int], start: int = 0) -> torch.Tensor:

@@ -6,9 +6,9 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.kernels.support import DEVICE
 
 from shardlab_kernels.heads import HeadMap, check_heads
+from tests.kernels.support import DEVICE
 
 HERE = torch.device(DEVICE)
 

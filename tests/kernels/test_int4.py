@@ -6,10 +6,10 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.kernels.support import DEVICE, DTYPES, draw
 
 from shardlab_kernels import int4
 from shardlab_kernels.int4 import Int4Weight, dequantize, quantize
+from tests.kernels.support import DEVICE, DTYPES, draw
 
 CASES = [(32, True), (32, False), (128, True), (128, False)]
 

@@ -6,10 +6,10 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.kernels.support import DEVICE, DTYPES, assert_close, draw
 
 from shardlab_kernels.int4 import Int4Weight, quantize, reference
 from shardlab_kernels.int4_gemv import int4_gemv
+from tests.kernels.support import DEVICE, DTYPES, assert_close, draw
 
 
 def make(n: int, k: int, group: int, minimum: bool, seed: int = 0) -> Int4Weight:

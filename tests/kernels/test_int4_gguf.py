@@ -10,11 +10,11 @@ import torch
 from gguf import GGMLQuantizationType
 from gguf.quants import dequantize as gguf_dequantize
 from gguf.quants import quantize as gguf_quantize
-from tests.kernels.support import DEVICE, assert_close, draw
 
 from shardlab_kernels.int4 import dequantize, from_q4_1, packed_bytes, reference
 from shardlab_kernels.int4_gemv import int4_gemv
 from shardlab_kernels.int4_matmul import int4_matmul
+from tests.kernels.support import DEVICE, assert_close, draw
 
 Q4_1 = GGMLQuantizationType.Q4_1
 
@@ -75,8 +75,8 @@ def test_what_is_refused(rows: torch.Tensor, k: int, message: str) -> None:
 @pytest.mark.parametrize("name", ["blk.0.attn_q.weight", "blk.0.ffn_down.weight", "blk.29.attn_k.weight"])
 def test_smollm2_from_the_memory_map(name: str) -> None:
     """The file's own bytes, unconverted. On a CPU the kernel reads the memory map itself."""
-    from shardlab.model.fetch import fetch
-    from shardlab.model.gguf_header import read_header
+    from shardlab.model.checkpoint.fetch import fetch
+    from shardlab.model.checkpoint.gguf_header import read_header
 
     stored = read_header(fetch("smollm2")).tensors[name]
     assert stored.tensor_type == Q4_1

@@ -7,9 +7,9 @@ import torch
 import triton
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.kernels.support import DEVICE, DTYPES, assert_close, draw
 
 from shardlab_kernels import matmul
+from tests.kernels.support import DEVICE, DTYPES, assert_close, draw
 
 
 def check(x: torch.Tensor, w: torch.Tensor, bias: torch.Tensor | None = None) -> None:

@@ -6,9 +6,9 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.kernels.support import DEVICE, DTYPES, assert_close, draw
 
 from shardlab_kernels import merge
+from tests.kernels.support import DEVICE, DTYPES, assert_close, draw
 
 INF = float("inf")
 

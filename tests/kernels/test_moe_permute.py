@@ -8,11 +8,11 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.kernels.support import DEVICE, DTYPES, assert_close, draw
-from tests.kernels.test_moe_sort import choices
 
 from shardlab_kernels import moe_permute, moe_sort
 from shardlab_kernels.moe_permute import Order, permute, sort_by_expert, unpermute
+from tests.kernels.support import DEVICE, DTYPES, assert_close, draw
+from tests.kernels.test_moe_sort import choices
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)

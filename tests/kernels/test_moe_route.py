@@ -6,10 +6,10 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.kernels.support import DEVICE, DTYPES, assert_close, draw
 
 from shardlab_kernels import moe_route
 from shardlab_kernels.moe_route import route
+from tests.kernels.support import DEVICE, DTYPES, assert_close, draw
 
 SIZES = ((1, 1, 1), (3, 7, 2), (127, 8, 2), (5, 60, 6), (129, 128, 8), (2, 129, 4), (4, 512, 16))
 

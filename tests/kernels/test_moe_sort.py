@@ -6,11 +6,11 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.kernels.support import DEVICE
 
 from shardlab_kernels import moe_sort
 from shardlab_kernels.launch import launch
 from shardlab_kernels.moe_sort import BLOCK, Order, sort_by_expert
+from tests.kernels.support import DEVICE
 
 
 def choices(t: int, k: int, low: int, high: int, seed: int) -> torch.Tensor:

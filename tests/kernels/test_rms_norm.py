@@ -6,10 +6,10 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.kernels.support import DEVICE, DTYPES, assert_close, draw
 
 from shardlab_kernels import rms_norm
 from shardlab_kernels.launch import INTERPRETED
+from tests.kernels.support import DEVICE, DTYPES, assert_close, draw
 
 EPS = 1e-5
 

@@ -6,9 +6,9 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.kernels.support import DEVICE, DTYPES, assert_close, draw
 
 from shardlab_kernels import silu_mul
+from tests.kernels.support import DEVICE, DTYPES, assert_close, draw
 
 
 def check(gate: torch.Tensor, up: torch.Tensor) -> None:

@@ -6,9 +6,9 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.kernels.support import DEVICE, DTYPES, assert_close, draw
 
 from shardlab_kernels import skinny, split_k
+from tests.kernels.support import DEVICE, DTYPES, assert_close, draw
 
 
 def check(x: torch.Tensor, w: torch.Tensor, bias: torch.Tensor | None = None, num_splits: int | None = None) -> None:

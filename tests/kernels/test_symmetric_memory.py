@@ -11,16 +11,16 @@ from pathlib import Path
 
 import pytest
 import torch
-from tests.algorithms.test_shared_memory import segments
-from tests.kernels.support import DEVICE
 
 from shardlab import Plan, Ranks
 from shardlab.algorithms import memfd
+from shardlab.algorithms.symmetric import symmetric_memory
+from shardlab.comm.mesh import Axis, Mesh
 from shardlab.launch import RankDied, RankError
-from shardlab.mesh import Axis, Mesh
-from shardlab.symmetric import symmetric_memory
 from shardlab_kernels import all_reduce, barrier, launch
 from shardlab_kernels.symmetric_memory import SLOT_UNIT, SymmetricMemory, pad_bytes, rank_bytes, slot_bytes
+from tests.algorithms.test_shared_memory import segments
+from tests.kernels.support import DEVICE
 
 
 def test_a_block_has_two_slots_and_the_pads_come_first() -> None:

@@ -8,10 +8,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from tests.launch import leftovers
 
 from shardlab import Ranks
 from shardlab.launch import client
+from tests.launch import leftovers
 
 SESSION = leftovers.new_run()
 TIMEOUT_S = 4.0  # "T" of the fault matrix

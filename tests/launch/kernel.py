@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from jupyter_client.manager import KernelManager
+
 from tests.launch import leftovers
 
 

@@ -10,7 +10,7 @@ import time
 import torch
 
 from shardlab import comm
-from shardlab.mesh import Mesh
+from shardlab.comm.mesh import Mesh
 
 CULPRIT = 1
 

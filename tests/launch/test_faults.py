@@ -14,11 +14,11 @@ from contextlib import contextmanager
 from typing import Any
 
 import pytest
-from tests.launch import programs
-from tests.launch.conftest import TIMEOUT_S
 
 from shardlab import Plan, Ranks
 from shardlab.launch import RankDied, RankError, RanksError, RankTimeout
+from tests.launch import programs
+from tests.launch.conftest import TIMEOUT_S
 
 
 @contextmanager

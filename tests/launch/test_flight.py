@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from shardlab.flight import _RECORD, CollectiveMismatch, Flight
+from shardlab.comm.table import _RECORD, CollectiveMismatch, Flight
 from shardlab.launch import report
 
 PAIR = (0, 1)

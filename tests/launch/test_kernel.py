@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
 from tests.launch import leftovers
 from tests.launch.kernel import Kernel, kernel
 

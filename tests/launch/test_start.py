@@ -16,10 +16,10 @@ from pathlib import Path
 import psutil
 import pytest
 import torch
-from tests.launch import leftovers, programs
 
 from shardlab import Plan, Ranks
 from shardlab.launch import LaunchError, client, preflight
+from tests.launch import leftovers, programs
 
 SCRIPT = """
 import os, sys, time, torch

@@ -12,11 +12,11 @@ from typing import Any
 
 import pytest
 import torch
-from tests.launch import programs
 
 from shardlab import Ranks, comm
+from shardlab.comm.mesh import Mesh
 from shardlab.launch import RankError, client, pickles
-from shardlab.mesh import Mesh
+from tests.launch import programs
 
 LOCK = threading.Lock()
 

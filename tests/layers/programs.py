@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 
+from shardlab.comm.mesh import Axis, Mesh
 from shardlab.layers import (
     MLP,
     Attention,
@@ -13,7 +14,6 @@ from shardlab.layers import (
     VocabParallelLogits,
 )
 from shardlab.layers.rope import cos_sin, frequencies
-from shardlab.mesh import Axis, Mesh
 from shardlab.theory.split import even_split
 
 Pair = tuple[torch.Tensor, torch.Tensor]

@@ -6,11 +6,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from shardlab.comm.mesh import Axis
 from shardlab.layers import MLP, ColumnParallelLinear, DeviceKVCache, KVCache
 from shardlab.layers.parameter import load_full, local_parameters
 from shardlab.layers.rope import DividedBy, LinearScaling, Llama3Scaling, cos_sin, frequencies
-from shardlab.mesh import Axis
-from shardlab.torch_ops import attend, causal_mask, rotate
+from shardlab.ops.reference import attend, causal_mask, rotate
 
 
 def test_rotation_keeps_length_and_sees_only_distance() -> None:

@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 import torch
-from tests.layers import programs
 
 from shardlab import Plan, Ranks
 from shardlab.theory.ledger import Transfer
+from tests.layers import programs
 
 DEGREES = (1, 2, 3, 4)
 D = 24

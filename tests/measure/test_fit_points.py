@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import pytest
-from tests.viz.test_cost_figures import point
 
 from shardlab.measure.fit import fit_line
 from shardlab.measure.fit_points import of_points, sample
 from shardlab.theory.collectives import steps, wire_bytes
+from tests.viz.test_cost_figures import point
 
 
 def test_a_sample_is_on_the_critical_path() -> None:

@@ -6,9 +6,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from tests.model.tiny import CASES, Reference, build
 
-from shardlab.model.fetch import fetch
+from shardlab.model.checkpoint.fetch import fetch
+from tests.model.tiny import CASES, Reference, build
 
 
 @pytest.fixture(scope="package")

@@ -15,17 +15,18 @@ from unittest import mock
 
 import torch
 import torch.nn.functional as F
-from tests.model.programs import Outcome, outcome
 
-from shardlab import comm, ops, torch_ops
+from shardlab import comm, ops
+from shardlab.comm.mesh import Axis, Mesh
 from shardlab.layers import attention, embedding, kv_cache, linear, rope
 from shardlab.layers.embedding import VocabParallelEmbedding, VocabParallelLogits
 from shardlab.layers.kv_cache import LayerCache
 from shardlab.layers.linear import RowParallelLinear
-from shardlab.mesh import Axis, Mesh
+from shardlab.layers.sharding import split_heads
 from shardlab.model import transformer
-from shardlab.sharding import split_heads
+from shardlab.ops import reference as torch_ops
 from shardlab.theory.split import even_split
+from tests.model.programs import Outcome, outcome
 
 Mutant = Callable[[], AbstractContextManager[Any]]
 MUTANTS: dict[str, Mutant] = {"none": lambda: mock.patch.object(comm, "all_reduce", comm.all_reduce)}

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 from shardlab import Transformer
-from shardlab.mesh import Mesh
+from shardlab.comm.mesh import Mesh
 
 
 @dataclass(frozen=True)

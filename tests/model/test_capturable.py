@@ -18,8 +18,8 @@ from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from shardlab import ops
+from shardlab.comm.mesh import Mesh
 from shardlab.layers import DeviceKVCache
-from shardlab.mesh import Mesh
 from shardlab.model import Transformer
 from shardlab.model.config import ModelConfig
 from shardlab.theory.transformer import Shape

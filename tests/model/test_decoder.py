@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 import torch
-from tests.model.tiny import Reference
 
 from shardlab import Plan, Ranks, Transformer, ops
-from shardlab.mesh import Mesh
+from shardlab.comm.mesh import Mesh
 from shardlab.model.decoder import Decoder
+from tests.model.tiny import Reference
 
 # Head dims that the kernels take; a window; biases; norms of q and k.
 ON_KERNELS = ("llama-mha-bias", "llama-mqa", "mistral-window", "qwen3")

@@ -12,7 +12,7 @@ from collections import Counter
 import pytest
 
 from shardlab.theory import ledger
-from shardlab.theory.plan import Plan
+from shardlab.theory.degrees import Plan
 from shardlab.theory.transformer import Shape
 
 SHAPE = Shape(2, 32, 96, 64, 8, 4, 130)
@@ -26,10 +26,10 @@ import torch.distributed as dist
 from torch.distributed.tensor.debug import CommDebugMode
 from torch.testing._internal.distributed.fake_pg import FakeStore
 from torch.utils._python_dispatch import TorchDispatchMode
-from shardlab.mesh import Mesh
+from shardlab.comm.mesh import Mesh
 from shardlab.model import ModelConfig, Transformer
-from shardlab.recorder import Recorder
-from shardlab.theory.plan import Plan
+from shardlab.comm.recorder import Recorder
+from shardlab.theory.degrees import Plan
 from shardlab.theory.transformer import Shape
 
 

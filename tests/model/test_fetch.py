@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from shardlab.model import fetch as fetching
-from shardlab.model.fetch import MODELS, FetchError, cached_path, fetch
+from shardlab.model.checkpoint import fetch as fetching
+from shardlab.model.checkpoint.fetch import MODELS, FetchError, cached_path, fetch
 
 CONTENT = b"GGUF and so on" * 1000
 

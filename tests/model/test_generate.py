@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from tests.model.tiny import Reference
 
 from shardlab import Plan, Ranks, Transformer
-from shardlab.mesh import Mesh
+from shardlab.comm.mesh import Mesh
 from shardlab.model import Sampling
+from tests.model.tiny import Reference
 
 
 @pytest.fixture(scope="module")

@@ -14,15 +14,15 @@ import torch
 from gguf import GGMLQuantizationType as Kind
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.model.gguf_files import convert
-from tests.model.programs import outcome
-from tests.model.tiny import CASES, LLAMA3_ROPE, Reference, build
 
 from shardlab import Plan, Ranks, Transformer
 from shardlab.layers.rope import Llama3Scaling, frequencies
+from shardlab.layers.sharding import Part, even_parts, split_heads, widen
 from shardlab.model import ConfigError, WeightsError
-from shardlab.model.gguf_source import GGUFSource
-from shardlab.sharding import Part, even_parts, split_heads, widen
+from shardlab.model.checkpoint.gguf import GGUFSource
+from tests.model.gguf_files import convert
+from tests.model.programs import outcome
+from tests.model.tiny import CASES, LLAMA3_ROPE, Reference, build
 
 
 @pytest.mark.parametrize("degree", [1, 2, 3, 4])

@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from tests.model.tiny import Reference
 
 from shardlab import Plan, Ranks, Transformer, ops
-from shardlab.mesh import Mesh
+from shardlab.comm.mesh import Mesh
+from shardlab.model.load import WeightsError
 from shardlab.model.tokenizer import encode, load_tokenizer
-from shardlab.model.weights import WeightsError
 from shardlab_kernels.int4 import Int4Weight, bits_per_weight
+from tests.model.tiny import Reference
 
 PROMPT = "What is the capital of France?"
 NEW = 3

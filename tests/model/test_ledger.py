@@ -8,14 +8,14 @@ from pathlib import Path
 
 import pytest
 import torch
-from tests.model.tiny import Reference
 from torch.distributed.tensor.debug import CommDebugMode
 
 from shardlab import Plan, Ranks, Transformer
-from shardlab.mesh import Mesh
+from shardlab.comm.mesh import Mesh
 from shardlab.theory import ledger
 from shardlab.theory.ledger import Transfer
 from shardlab.theory.transformer import Shape
+from tests.model.tiny import Reference
 
 DEGREES = (1, 2, 3, 4)
 # torch 2.13 renamed the gather; 2.11 has the other name

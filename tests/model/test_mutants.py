@@ -6,10 +6,10 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from tests.model.mutants import MUTANTS, mutated
-from tests.model.tiny import Reference
 
 from shardlab import Plan, Ranks
+from tests.model.mutants import MUTANTS, mutated
+from tests.model.tiny import Reference
 
 
 def test_there_are_enough() -> None:

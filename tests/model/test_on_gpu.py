@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from shardlab import Transformer
-from shardlab.mesh import Mesh
+from shardlab.comm.mesh import Mesh
+from shardlab.model.checkpoint.fetch import fetch
 from shardlab.model.decoder import Decoder
-from shardlab.model.fetch import fetch
 from shardlab.model.tokenizer import encode, load_tokenizer
 
 NEW = 32

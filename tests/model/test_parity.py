@@ -6,10 +6,10 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from tests.model.programs import Outcome, outcome
-from tests.model.tiny import CASES, Reference
 
 from shardlab import Plan, Ranks
+from tests.model.programs import Outcome, outcome
+from tests.model.tiny import CASES, Reference
 
 DEGREES = (1, 2, 3, 4)
 

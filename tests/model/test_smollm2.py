@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 import torch
-from tests.model.programs import answer
 
 from shardlab import Plan, Ranks
 from shardlab.model.tokenizer import encode, load_tokenizer
 from shardlab.programs.generate import generate
+from tests.model.programs import answer
 
 PROMPT = "What is the capital of France?"
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]

@@ -20,14 +20,16 @@ from unittest import mock
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from tests.model.tiny import CASES, Reference, build
 
 from shardlab import Transformer
-from shardlab.mesh import Axis, Mesh
-from shardlab.model import WeightsError, safetensors_source, weights
-from shardlab.model.safetensors_source import INDEX, SINGLE
-from shardlab.recorder import Recorder
-from shardlab.theory.plan import Plan
+from shardlab.comm.mesh import Axis, Mesh
+from shardlab.comm.recorder import Recorder
+from shardlab.model import WeightsError
+from shardlab.model import load as weights
+from shardlab.model.checkpoint import safetensors as safetensors_source
+from shardlab.model.checkpoint.safetensors import INDEX, SINGLE
+from shardlab.theory.degrees import Plan
+from tests.model.tiny import CASES, Reference, build
 
 DOWN = "model.layers.1.mlp.down_proj.weight"
 

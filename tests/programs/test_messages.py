@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from shardlab import Plan, Ranks
-from shardlab.observe import agrees, observe
+from shardlab.launch.observe import agrees, observe
 from shardlab.programs import messages
 from shardlab.theory import ledger
 from shardlab.theory.transformer import Experts, Shape

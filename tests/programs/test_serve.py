@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from shardlab import Plan, Ranks
+from shardlab.comm.mesh import Mesh
 from shardlab.launch.errors import RankError
-from shardlab.mesh import Mesh
 from shardlab.programs import serve
 from shardlab.theory import ledger
 from shardlab.theory.transformer import Shape

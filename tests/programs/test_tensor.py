@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from shardlab import Plan, Ranks, comm
-from shardlab.mesh import Axis, Mesh
+from shardlab.comm.mesh import Axis, Mesh
 from shardlab.programs import forward, machine, tensor
 from shardlab.theory import ledger
 

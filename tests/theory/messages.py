@@ -9,7 +9,7 @@ from collections import Counter
 from itertools import product
 from typing import Any
 
-from shardlab.theory.plan import Plan
+from shardlab.theory.degrees import Plan
 from shardlab.theory.transformer import Shape
 
 Rank = tuple[int, int, int, int]  # dp, pp, cp, tp

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from hypothesis import strategies as st
 
-from shardlab.theory.plan import Plan
+from shardlab.theory.degrees import Plan
 from shardlab.theory.split import largest_tp
 from shardlab.theory.transformer import Experts, Latent, Shape
 

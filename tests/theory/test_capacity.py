@@ -5,12 +5,12 @@ from __future__ import annotations
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.theory.shapes import shapes_and_plans
 
 from shardlab.theory import capacity, per_rank
-from shardlab.theory.plan import Plan
+from shardlab.theory.degrees import Plan
 from shardlab.theory.precision import KV_PRECISIONS, PRECISIONS
 from shardlab.theory.transformer import MODELS, Shape
+from tests.theory.shapes import shapes_and_plans
 
 LLAMA, DEEPSEEK = MODELS["llama-3-70b"], MODELS["deepseek-v3"]
 BF16, INT4, KV = PRECISIONS["bf16"], PRECISIONS["int4"], KV_PRECISIONS["bf16"]

@@ -5,13 +5,13 @@ from __future__ import annotations
 from itertools import product
 
 import pytest
-from tests.theory import messages
 
 from shardlab.theory import ledger, per_rank, strategies
+from shardlab.theory.degrees import Plan
 from shardlab.theory.hardware import accelerator, link
 from shardlab.theory.ledger import Transfer
-from shardlab.theory.plan import Plan
 from shardlab.theory.transformer import MODELS, Shape
+from tests.theory import messages
 
 LLAMA, MIXTRAL = MODELS["llama-3-70b"], MODELS["mixtral-8x7b"]
 H100, NDR = accelerator("h100_sxm"), link("ib_ndr")

@@ -9,8 +9,8 @@ import pytest
 from shardlab.measure.record import read_published
 from shardlab.theory import decode, ledger, per_rank
 from shardlab.theory.collectives import wire_bytes
+from shardlab.theory.degrees import Plan
 from shardlab.theory.hardware import accelerator, link
-from shardlab.theory.plan import Plan
 from shardlab.theory.transformer import MODELS
 
 PUBLISHED = Path(__file__).resolve().parents[2] / "labs" / "published"

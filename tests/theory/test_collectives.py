@@ -8,11 +8,11 @@ from typing import Literal
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.theory import simulator
 
 from shardlab.theory import collectives
 from shardlab.theory.collectives import ALGORITHMS, steps, time_s, traffic_matrix, wire_bytes
 from shardlab.theory.hardware import Link
+from tests.theory import simulator
 
 EVERY = [(op, algorithm) for op, known in ALGORITHMS.items() for algorithm in known]
 LINK = Link(alpha_s=1e-6, bandwidth_Bps=1e9)

@@ -7,12 +7,12 @@ from dataclasses import replace
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.theory.shapes import shapes
 
+from shardlab.theory.degrees import Plan
 from shardlab.theory.ledger import Transfer, forward, sent_bytes
-from shardlab.theory.plan import Plan
 from shardlab.theory.split import largest_tp
 from shardlab.theory.transformer import MODELS, Shape
+from tests.theory.shapes import shapes
 
 TINY = Shape(2, 8, 12, 4, 2, 2, 1003)
 

@@ -9,14 +9,14 @@ from itertools import product
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.theory import messages
-from tests.theory.shapes import shapes_and_plans
 
 from shardlab.theory import ledger, per_rank
 from shardlab.theory.collectives import wire_bytes
+from shardlab.theory.degrees import Plan
 from shardlab.theory.ledger import Transfer
-from shardlab.theory.plan import Plan
 from shardlab.theory.transformer import MODELS, Experts, Shape
+from tests.theory import messages
+from tests.theory.shapes import shapes_and_plans
 
 DENSE = Shape(4, 8, 16, 4, 2, 2, 12, name="dense")
 MOE = replace(DENSE, moe=Experts(8, 2, 16, num_dense_layers=1), name="moe")

@@ -7,13 +7,13 @@ from dataclasses import replace
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.theory.shapes import shapes, shapes_and_plans
 
 from shardlab.theory import per_rank
-from shardlab.theory.plan import Plan
+from shardlab.theory.degrees import Plan
 from shardlab.theory.precision import KV_PRECISIONS, PRECISIONS
 from shardlab.theory.split import even_split, kv_heads_of, largest_tp
 from shardlab.theory.transformer import MODELS, Experts, Latent, Shape
+from tests.theory.shapes import shapes, shapes_and_plans
 
 
 def by_hand(shape: Shape, tp: int, rank: int) -> int:

@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 
 from shardlab.theory import nccl
 from shardlab.theory.collectives import time_s
+from shardlab.theory.degrees import Plan
 from shardlab.theory.hardware import Link, cluster
 from shardlab.theory.ledger import Transfer
-from shardlab.theory.plan import Plan
 from shardlab.theory.plan.links import Pricing, Spread, groups, one_level, spread
 from shardlab.theory.plan.prices import CALL_S, by_level, on_cluster
 

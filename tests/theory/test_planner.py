@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 
 from shardlab.theory import capacity, work
 from shardlab.theory.collectives import time_s
+from shardlab.theory.degrees import Plan
 from shardlab.theory.hardware import Accelerator, Cluster, Link, Node, cluster
-from shardlab.theory.plan import Dropped, Forecast, Plan, Workload, search
+from shardlab.theory.plan import Dropped, Forecast, Workload, search
 from shardlab.theory.plan.links import one_level
 from shardlab.theory.plan.planner import enumerate_plans, forecast
 from shardlab.theory.transformer import MODELS, Experts, Shape

@@ -6,10 +6,10 @@ from fractions import Fraction
 
 import pytest
 from hypothesis import given
-from tests.theory.shapes import any_shapes
 
 from shardlab.theory.precision import KV_PRECISIONS, PRECISIONS, kv_precision, precision, weight_bytes
 from shardlab.theory.transformer import MODELS, Shape
+from tests.theory.shapes import any_shapes
 
 LLAMA = MODELS["llama-3-70b"]
 

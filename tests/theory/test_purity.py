@@ -11,7 +11,7 @@ MODULES = """
 import shardlab.theory as theory
 for name in theory.__all__:
     getattr(theory, name)
-import shardlab.compare, shardlab.measure.record
+import shardlab.compare.tables, shardlab.measure.record
 """
 
 

@@ -8,9 +8,9 @@ import pytest
 
 from shardlab.theory import decode, ledger, strategies
 from shardlab.theory.collectives import time_s
+from shardlab.theory.degrees import Plan
 from shardlab.theory.hardware import Link, accelerator, link
 from shardlab.theory.ledger import Transfer
-from shardlab.theory.plan import Plan
 from shardlab.theory.transformer import MODELS, Experts, Shape
 
 LLAMA, MIXTRAL = MODELS["llama-3-70b"], MODELS["mixtral-8x7b"]

@@ -8,9 +8,9 @@ from math import prod
 
 import pytest
 from hypothesis import given
-from tests.theory.shapes import any_shapes, shapes
 
 from shardlab.theory.transformer import MODELS, Experts, Latent, Shape
+from tests.theory.shapes import any_shapes, shapes
 
 
 @pytest.mark.parametrize(

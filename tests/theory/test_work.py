@@ -9,12 +9,12 @@ from math import comb
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.theory.shapes import any_shapes, shapes_and_plans
 
 from shardlab.theory import per_rank, work
-from shardlab.theory.plan import Plan
+from shardlab.theory.degrees import Plan
 from shardlab.theory.precision import KV_PRECISIONS, PRECISIONS
 from shardlab.theory.transformer import MODELS, Experts, Latent, Shape
+from tests.theory.shapes import any_shapes, shapes_and_plans
 
 BF16, KV = PRECISIONS["bf16"], KV_PRECISIONS["bf16"]
 DEEPSEEK, MIXTRAL, LLAMA = MODELS["deepseek-v3"], MODELS["mixtral-8x7b"], MODELS["llama-3-70b"]

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import networkx as nx
 import pynvml
-from tests.topology.made_up import NvLink, Nvml, Sys
 
 from shardlab.topology import read
+from tests.topology.made_up import NvLink, Nvml, Sys
 
 
 def cores(

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import networkx as nx
 import pytest
-from tests.topology.machines import MACHINES, machine
 
 from shardlab import topology
 from shardlab.topology.columns import columns
 from shardlab.topology.describe import names_text
+from tests.topology.machines import MACHINES, machine
 
 
 @pytest.mark.parametrize(

@@ -14,13 +14,13 @@ import networkx as nx
 import psutil
 import pynvml
 import pytest
-from tests.topology.machines import MACHINES
-from tests.topology.made_up import GIB, Nvml, Sys
 
 from shardlab import topology
 from shardlab.topology.graph import edges_of_kind
 from shardlab.topology.pci import address_in, bandwidth_Bps
 from shardlab.topology.sysfs import cpu_list, size_bytes
+from tests.topology.machines import MACHINES
+from tests.topology.made_up import GIB, Nvml, Sys
 
 
 def graph_of(name: str, root: Path) -> nx.Graph:

@@ -9,7 +9,6 @@ import pytest
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
-from tests.viz.cost_figures import CONTENDERS, bars, filled, forecast, gallery, times
 
 from shardlab import viz
 from shardlab.measure.point import Point
@@ -19,6 +18,7 @@ from shardlab.theory.plan import Workload, search
 from shardlab.theory.transformer import MODELS
 from shardlab.theory.units import bandwidth_text, seconds_text
 from shardlab.viz.curves import TICKS
+from tests.viz.cost_figures import CONTENDERS, bars, filled, forecast, gallery, times
 
 
 def test_a_line_is_the_prediction_and_a_point_the_measurement() -> None:

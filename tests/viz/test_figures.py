@@ -13,12 +13,12 @@ from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.text import Text
-from tests.viz.cost_figures import COST_FIGURES
 
 from shardlab import viz
 from shardlab.theory.collectives import traffic_matrix, wire_bytes
 from shardlab.theory.roofline import Times
 from shardlab.viz import display, style
+from tests.viz.cost_figures import COST_FIGURES
 
 MIB = 1 << 20
 

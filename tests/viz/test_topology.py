@@ -8,12 +8,12 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.patches import Arc, FancyBboxPatch
 from matplotlib.text import Text
-from tests.topology.machines import MACHINES, machine
 
 from shardlab import topology, viz
 from shardlab.viz import display, style
-from shardlab.viz.places import NVLINK, PCIE, PORT
+from shardlab.viz.machine.places import NVLINK, PCIE, PORT
 from shardlab.viz.sheet import fit, width_in
+from tests.topology.machines import MACHINES, machine
 
 
 def graph_of(name: str) -> nx.Graph:

@@ -14,7 +14,7 @@ from ipywidgets.embed import embed_data
 from shardlab import viz
 from shardlab.theory import collectives
 from shardlab.viz.bars import Bar
-from shardlab.viz.widgets import frames_of
+from shardlab.viz.knobs.explore import frames_of
 
 KNOBS: dict[str, tuple[Any, ...]] = {
     "T": (2, 3, 4, 8),

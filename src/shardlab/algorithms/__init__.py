@@ -27,7 +27,7 @@ from shardlab.algorithms import (
 )
 from shardlab.algorithms.memfd import available
 from shardlab.algorithms.shared_memory import SharedMemory
-from shardlab.mesh import Axis
+from shardlab.comm.mesh import Axis
 from shardlab_kernels.symmetric_memory import SymmetricMemory
 
 __all__ = ["IMPLEMENTATIONS", "SYMMETRIC", "Implementation", "SharedMemory", "available", "run"]

@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 
 from shardlab import comm
-from shardlab.mesh import Axis
+from shardlab.comm.mesh import Axis
 
 
 def broadcast(tensor: torch.Tensor, axis: Axis, src: int = 0) -> torch.Tensor:

@@ -11,7 +11,7 @@ import torch
 
 from shardlab import comm
 from shardlab.algorithms.parts import in_order, parts
-from shardlab.mesh import Axis
+from shardlab.comm.mesh import Axis
 
 
 def all_reduce_one_shot(tensor: torch.Tensor, axis: Axis) -> torch.Tensor:

@@ -14,7 +14,7 @@ import sys
 import torch
 
 from shardlab import comm
-from shardlab.mesh import Axis
+from shardlab.comm.mesh import Axis
 
 _NAME = "shardlab"
 

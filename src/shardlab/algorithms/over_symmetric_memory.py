@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import torch
 
-from shardlab.mesh import Axis
+from shardlab.comm.mesh import Axis
 from shardlab_kernels import all_reduce
 from shardlab_kernels.symmetric_memory import MAX_BLOCKS, SLOT_UNIT, SymmetricMemory
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 
 from shardlab import comm
-from shardlab.mesh import Axis
+from shardlab.comm.mesh import Axis
 
 
 def all_reduce(tensor: torch.Tensor, axis: Axis) -> torch.Tensor:

@@ -12,7 +12,7 @@ import torch
 
 from shardlab import comm
 from shardlab.algorithms.parts import parts
-from shardlab.mesh import Axis
+from shardlab.comm.mesh import Axis
 
 
 def reduce_scatter(tensor: torch.Tensor, axis: Axis) -> torch.Tensor:

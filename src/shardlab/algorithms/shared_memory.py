@@ -16,8 +16,8 @@ import time
 import torch
 
 from shardlab.algorithms import memfd
-from shardlab.flight import num_cores
-from shardlab.mesh import Axis
+from shardlab.comm.mesh import Axis
+from shardlab.comm.table import num_cores
 
 _LINE = 128  # bytes; a cache line is 64 on most machines, and some fetch them in pairs
 _PAGE = 4096

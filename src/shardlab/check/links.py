@@ -9,8 +9,8 @@ import torch
 
 from shardlab.check.trial import DEGREES, compare, hinted, listed, number, run, same
 from shardlab.check.verdict import Verdict
+from shardlab.comm.mesh import Mesh
 from shardlab.launch import Ranks
-from shardlab.mesh import Mesh
 from shardlab.theory.collectives import time_s, wire_bytes
 from shardlab.theory.hardware import Link
 from shardlab.theory.ledger import sent_bytes

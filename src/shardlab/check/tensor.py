@@ -12,8 +12,8 @@ import torch
 
 from shardlab.check.trial import DEGREES, compare, hinted, listed, number, run, same
 from shardlab.check.verdict import Verdict
+from shardlab.comm.mesh import Mesh
 from shardlab.launch import Ranks
-from shardlab.mesh import Mesh
 from shardlab.programs import forward, tensor
 from shardlab.theory.ledger import Transfer, sent_bytes
 from shardlab.theory.split import even_split

@@ -10,8 +10,8 @@ import torch
 
 from shardlab.check.verdict import Verdict
 from shardlab.launch import RankError, Ranks
+from shardlab.theory.degrees import Plan
 from shardlab.theory.ledger import Transfer
-from shardlab.theory.plan import Plan
 
 DEGREES = (2, 3)
 ATOL, RTOL = 1e-5, 1e-4

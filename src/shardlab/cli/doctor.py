@@ -12,7 +12,7 @@ def doctor() -> None:
     from rich.table import Table
     from rich.text import Text
 
-    from shardlab import doctor as physician
+    from shardlab.cli import examine as physician
 
     findings: list[physician.Finding] = []
     console = Console()

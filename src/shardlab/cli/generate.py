@@ -34,7 +34,7 @@ def generate(
     models.check(model, tp, int4=int4)
     source = models.locate(model)
     from shardlab import Ranks
-    from shardlab.model.weights import read_model_config
+    from shardlab.model.load import read_model_config
     from shardlab.programs.generate import generate as program
 
     config = read_model_config(source)

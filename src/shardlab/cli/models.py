@@ -36,7 +36,7 @@ def check_fetchable(name: str) -> None:
 def locate(model: str) -> Path:
     """The model's folder or file; fetched first if it is one that can be and is not here yet. Loads torch."""
     if model in FETCHABLE:
-        from shardlab.model.fetch import fetch
+        from shardlab.model.checkpoint.fetch import fetch
 
         return fetch(model)
     return Path(model).expanduser()

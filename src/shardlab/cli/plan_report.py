@@ -8,8 +8,9 @@ from rich.console import Console
 from rich.table import Table
 
 from shardlab.cli.plain import Mistake
+from shardlab.theory.degrees import Plan
 from shardlab.theory.hardware import Cluster
-from shardlab.theory.plan import Dropped, Forecast, Outcome, Plan, Workload
+from shardlab.theory.plan import Dropped, Forecast, Outcome, Workload
 from shardlab.theory.transformer import Shape
 from shardlab.theory.units import decimal_bytes_text, seconds_text
 

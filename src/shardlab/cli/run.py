@@ -13,7 +13,7 @@ import typer
 
 from shardlab.cli.plain import Mistake, positive
 from shardlab.cli.programs import arguments, find, programs
-from shardlab.theory.plan import Plan
+from shardlab.theory.degrees import Plan
 
 if TYPE_CHECKING:
     from shardlab.theory.ledger import Transfer

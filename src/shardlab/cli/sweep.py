@@ -95,8 +95,8 @@ def sweep(
 
     from shardlab import Ranks
     from shardlab.cli.sweep_report import progress
-    from shardlab.measure.sweep import runnable
-    from shardlab.measure.sweep import sweep as measure
+    from shardlab.sweep.driver import runnable
+    from shardlab.sweep.driver import sweep as measure
 
     points: list[Point] = []
     with redirect_stdout(sys.stderr):  # what the ranks say goes beside the progress bar, not into the table

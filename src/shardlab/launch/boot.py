@@ -17,11 +17,11 @@ import torch
 import torch.distributed as dist
 from torch._C._distributed_c10d import FileStore
 
-from shardlab.flight import Flight, num_cores
+from shardlab.comm.mesh import Mesh, make_groups
+from shardlab.comm.recorder import Recorder
+from shardlab.comm.table import Flight, num_cores
 from shardlab.launch import frames, pickles
-from shardlab.mesh import Mesh, make_groups
-from shardlab.recorder import Recorder
-from shardlab.theory.plan import Plan
+from shardlab.theory.degrees import Plan
 
 STACK_SIGNAL = signal.SIGUSR1  # a rank answers it with its stack, in C, even while it waits inside gloo
 # The parent is the judge of time: it kills ranks that are late. gloo's own limit must never come first.

@@ -9,7 +9,7 @@ import sys
 import time
 from collections.abc import Sequence
 
-from shardlab.flight import Flight, Row
+from shardlab.comm.table import Flight, Row
 from shardlab.launch import frames, pickles
 from shardlab.launch.boot import output_file
 from shardlab.launch.client import Server
@@ -17,7 +17,7 @@ from shardlab.launch.errors import LaunchError
 from shardlab.launch.frames import Channel
 from shardlab.launch.gather import Gather
 from shardlab.launch.server import kill_rank
-from shardlab.theory.plan import Plan
+from shardlab.theory.degrees import Plan
 
 _KILL_S = 2.0
 _STOP_S = 1.0

@@ -8,13 +8,14 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from shardlab.launch import frames, pickles, report
+from shardlab.launch import wire as wire_counters
 from shardlab.launch.client import server
 from shardlab.launch.errors import LaunchError
 from shardlab.launch.interrupts import deferred_interrupts
 from shardlab.launch.live import Live
 from shardlab.launch.preflight import check_room, choose_backend
+from shardlab.theory.degrees import Plan
 from shardlab.theory.ledger import Transfer
-from shardlab.theory.plan import Plan
 
 if TYPE_CHECKING:
     import numpy as np
@@ -206,20 +207,16 @@ class Ranks:
         return self._wire
 
     def _snapshot(self, live: Live, plan: Plan) -> Any:
-        from shardlab.measure import wire
-
         try:
-            return wire.snapshot([live.pids[rank] for rank in range(plan.world_size)])
-        except wire.WireUnavailable as error:
+            return wire_counters.snapshot([live.pids[rank] for rank in range(plan.world_size)])
+        except wire_counters.WireUnavailable as error:
             return str(error)
 
     def _traffic(self, live: Live, plan: Plan, before: Any) -> NDArray[np.int64] | str:
-        from shardlab.measure import wire
-
         after = self._snapshot(live, plan)
         for snapshot in (before, after):
             if isinstance(snapshot, str):
                 return snapshot
             if not snapshot.settled:  # then the difference is of two moments, not of a program
                 return "the ranks' socket counters were still moving after a second"
-        return wire.matrix(before, after)
+        return wire_counters.matrix(before, after)

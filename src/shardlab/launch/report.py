@@ -9,8 +9,9 @@ import traceback
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from shardlab import flight, recorder
-from shardlab.flight import CollectiveMismatch, Row, Waiting
+from shardlab.comm import recorder
+from shardlab.comm import table as flight
+from shardlab.comm.table import CollectiveMismatch, Row, Waiting
 from shardlab.launch import boot, server
 from shardlab.launch.boot import STACK_SIGNAL, stack_file
 from shardlab.launch.errors import Failure, RankDied, RankError, RanksError, RankTimeout

@@ -30,7 +30,7 @@ import time
 from dataclasses import dataclass, field
 from typing import Any
 
-from shardlab.launch import frames
+from shardlab.launch import boot, frames
 
 PRELOAD = ("torch", "torch.distributed", "numpy", "cloudpickle", "shardlab.launch.boot")
 PREFIX = "shardlab-"  # of the private folders in the temp folder
@@ -140,7 +140,6 @@ class _Server:
             # As long as a rank held the server's or a pool's socket, nobody would see that one close.
             for closing in (*others, *self._own_fds, self._requests, *(p.control for p in self._pools)):
                 closing.close() if isinstance(closing, socket.socket) else os.close(closing)
-            from shardlab.launch import boot
 
             status = boot.main(rank, fd, parent=self._pid, config=config)
         except BaseException as error:

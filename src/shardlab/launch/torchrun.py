@@ -12,9 +12,9 @@ from contextlib import contextmanager
 import torch
 import torch.distributed as dist
 
-from shardlab.mesh import Mesh
-from shardlab.recorder import Recorder
-from shardlab.theory.plan import Plan
+from shardlab.comm.mesh import Mesh
+from shardlab.comm.recorder import Recorder
+from shardlab.theory.degrees import Plan
 
 
 def under_torchrun() -> bool:

@@ -8,12 +8,12 @@ import torch
 from torch import nn
 
 from shardlab import ops
+from shardlab.comm.mesh import Axis
 from shardlab.layers.kv_cache import AnyLayerCache
 from shardlab.layers.linear import ColumnParallelLinear, RowParallelLinear
 from shardlab.layers.norm import RMSNorm
 from shardlab.layers.parameter import load_full
-from shardlab.mesh import Axis
-from shardlab.sharding import split_heads, widen
+from shardlab.layers.sharding import split_heads, widen
 
 
 class Attention(nn.Module):

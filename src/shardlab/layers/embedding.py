@@ -7,10 +7,10 @@ import torch.nn.functional as F
 from torch import nn
 
 from shardlab import comm, ops
+from shardlab.comm.mesh import Axis
 from shardlab.layers.linear import gather_columns
 from shardlab.layers.parameter import empty, load_full
-from shardlab.mesh import Axis
-from shardlab.sharding import Part
+from shardlab.layers.sharding import Part
 from shardlab.theory.split import even_split
 
 

@@ -7,9 +7,9 @@ import torch.nn.functional as F
 from torch import nn
 
 from shardlab import comm, ops
+from shardlab.comm.mesh import Axis
 from shardlab.layers.parameter import LocalParameter, empty, load_full
-from shardlab.mesh import Axis
-from shardlab.sharding import Part
+from shardlab.layers.sharding import Part
 from shardlab.theory.split import even_split
 from shardlab_kernels.int4 import Int4Weight
 

@@ -8,9 +8,9 @@ import torch
 from torch import nn
 
 from shardlab import ops
+from shardlab.comm.mesh import Axis
 from shardlab.layers.linear import ColumnParallelLinear, RowParallelLinear
 from shardlab.layers.parameter import load_full
-from shardlab.mesh import Axis
 
 
 class MLP(nn.Module):

@@ -7,7 +7,7 @@ from torch import nn
 
 from shardlab import ops
 from shardlab.layers.parameter import empty
-from shardlab.sharding import Part
+from shardlab.layers.sharding import Part
 
 
 class RMSNorm(nn.Module):

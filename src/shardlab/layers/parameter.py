@@ -11,7 +11,7 @@ from collections.abc import Mapping
 import torch
 from torch import nn
 
-from shardlab.sharding import Part, shard
+from shardlab.layers.sharding import Part, shard
 
 
 class LocalParameter(nn.Parameter):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from shardlab.model.config import ConfigError, ModelConfig
 from shardlab.model.generate import Sampling
+from shardlab.model.load import WeightsError
 from shardlab.model.transformer import Transformer
-from shardlab.model.weights import WeightsError
 
 __all__ = ["ConfigError", "ModelConfig", "Sampling", "Transformer", "WeightsError"]

@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from shardlab.model.fetch import cache_folder
+from shardlab.model.checkpoint.fetch import cache_folder
 
 
 def load_tokenizer(source: Path) -> Any:

@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from shardlab.comm.mesh import Axis, Mesh
 from shardlab.layers import (
     MLP,
     AnyKVCache,
@@ -23,7 +24,6 @@ from shardlab.layers import (
     VocabParallelLogits,
 )
 from shardlab.layers.rope import cos_sin, frequencies
-from shardlab.mesh import Axis, Mesh
 from shardlab.model.config import ModelConfig
 from shardlab.model.generate import Sampling, generate, stream
 from shardlab.theory.split import check_tp
@@ -105,7 +105,7 @@ class Transformer(nn.Module):
         bits a weight; dtype is then that of everything else. Raises ConfigError for a model that cannot run here,
         WeightsError naming file and tensor for weights that are not the model's; both are ValueErrors.
         """
-        from shardlab.model.weights import load  # weights build a Transformer: imported when needed
+        from shardlab.model.load import load  # weights build a Transformer: imported when needed
 
         return load(Path(source), Mesh.single() if mesh is None else mesh, dtype, int4=int4)
 

@@ -6,8 +6,9 @@ from dataclasses import dataclass
 
 import torch
 
-from shardlab.mesh import Mesh
+from shardlab.comm.mesh import Mesh
 from shardlab.model import ModelConfig, Transformer
+from shardlab.model.checkpoint.fetch import fetch as fetch_model
 from shardlab.programs.machine import samples_s
 from shardlab.theory.ledger import Transfer
 from shardlab.theory.transformer import Shape
@@ -15,8 +16,6 @@ from shardlab.theory.transformer import Shape
 
 def fetch(name: str) -> str:
     """The model's file: from the user's cache, or fetched into it once. See model.fetch.fetch."""
-    from shardlab.model.fetch import fetch as fetch_model
-
     return str(fetch_model(name))
 
 

@@ -10,7 +10,7 @@ from typing import Any, TextIO
 import torch
 
 from shardlab import comm
-from shardlab.mesh import Axis, Mesh
+from shardlab.comm.mesh import Axis, Mesh
 from shardlab.model import Sampling, Transformer
 from shardlab.model.tokenizer import encode, load_tokenizer
 

@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 
 from shardlab import comm
-from shardlab.mesh import Axis, Mesh
+from shardlab.comm.mesh import Axis, Mesh
 from shardlab.theory.collectives import steps, wire_bytes
 from shardlab.theory.hardware import Accelerator, Link
 

@@ -7,9 +7,9 @@ from collections.abc import Callable
 import torch
 
 from shardlab import comm
-from shardlab.mesh import Axis, Mesh
+from shardlab.comm.mesh import Axis, Mesh
+from shardlab.theory.degrees import Plan
 from shardlab.theory.ledger import Transfer
-from shardlab.theory.plan import Plan
 from shardlab.theory.transformer import Shape
 
 # way of splitting -> the mesh axis that its ranks stand on. Experts are dealt over replicas: attention by DP.

@@ -10,8 +10,8 @@ from pathlib import Path
 import torch
 
 from shardlab import comm
+from shardlab.comm.mesh import Mesh
 from shardlab.layers import KVCache, LayerCache
-from shardlab.mesh import Mesh
 from shardlab.model import ModelConfig, Transformer
 from shardlab.programs.tensor import torch_dtype
 from shardlab.theory.hugging_face import read_shape

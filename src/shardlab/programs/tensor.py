@@ -11,9 +11,9 @@ from dataclasses import dataclass
 import torch
 
 from shardlab import comm
+from shardlab.comm.mesh import Axis, Mesh
 from shardlab.layers import MLP, Attention, ColumnParallelLinear, RowParallelLinear, gather_columns
 from shardlab.layers.rope import cos_sin, frequencies
-from shardlab.mesh import Axis, Mesh
 from shardlab.theory.ledger import Transfer
 from shardlab.theory.transformer import Shape
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from math import inf
 
 from shardlab.theory import per_rank, work
-from shardlab.theory.plan import Plan
+from shardlab.theory.degrees import Plan
 from shardlab.theory.precision import KVPrecision, Precision
 from shardlab.theory.transformer import Shape
 

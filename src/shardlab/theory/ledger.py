@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 from shardlab.theory import per_rank
 from shardlab.theory.collectives import wire_bytes
-from shardlab.theory.plan.degrees import Plan
+from shardlab.theory.degrees import Plan
 from shardlab.theory.split import check_tp
 from shardlab.theory.transformer import Shape
 

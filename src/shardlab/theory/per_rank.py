@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from shardlab.theory.plan import Plan
+from shardlab.theory.degrees import Plan
 from shardlab.theory.precision import KVPrecision, Precision
 from shardlab.theory.split import check_tp, even_split, kv_heads_of
 from shardlab.theory.transformer import Experts, Shape

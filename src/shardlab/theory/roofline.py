@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 from shardlab.theory import ledger, work
 from shardlab.theory.collectives import time_s
+from shardlab.theory.degrees import Plan
 from shardlab.theory.hardware import Accelerator, Link
-from shardlab.theory.plan import Plan
 from shardlab.theory.precision import KVPrecision, Precision
 from shardlab.theory.transformer import Shape
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from math import gcd
 
 from shardlab.theory import per_rank
-from shardlab.theory.plan import Plan
+from shardlab.theory.degrees import Plan
 from shardlab.theory.precision import KVPrecision, Precision
 from shardlab.theory.transformer import Shape
 

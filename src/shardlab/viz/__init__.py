@@ -9,28 +9,28 @@ from shardlab.viz.display import Picture, show
 from shardlab.viz.forecast import Forecast, forecasts
 from shardlab.viz.gallery import traffic_gallery
 from shardlab.viz.heads import heads_on_ranks
-from shardlab.viz.kernel_attention import attention_tiles
-from shardlab.viz.kernel_blocks import Busy, Splits, busy_sms, split_times
-from shardlab.viz.kernel_experts import expert_rows
-from shardlab.viz.kernel_int4 import q4_1_block
-from shardlab.viz.kernel_passes import Passes, passes
-from shardlab.viz.kernel_roofline import Reach, roofline
-from shardlab.viz.kernel_shots import shots
-from shardlab.viz.knobs import all_reduce_knobs
+from shardlab.viz.kernels.attention import attention_tiles
+from shardlab.viz.kernels.blocks import Busy, Splits, busy_sms, split_times
+from shardlab.viz.kernels.experts import expert_rows
+from shardlab.viz.kernels.int4 import q4_1_block
+from shardlab.viz.kernels.passes import Passes, passes
+from shardlab.viz.kernels.roofline import Reach, roofline
+from shardlab.viz.kernels.shots import shots
+from shardlab.viz.knobs.all_reduce import all_reduce_knobs
+from shardlab.viz.knobs.bandwidth import bandwidth_knobs
+from shardlab.viz.knobs.explore import explore
+from shardlab.viz.knobs.plan import plan_knobs
 from shardlab.viz.kv import kv_cache
-from shardlab.viz.link_knobs import bandwidth_knobs
 from shardlab.viz.logbars import LogBar, log_bars
+from shardlab.viz.machine.topology import topology
 from shardlab.viz.memory import Filled, memory
 from shardlab.viz.paying import decode_step
-from shardlab.viz.plan_knobs import plan_knobs
 from shardlab.viz.source import source
 from shardlab.viz.split import mlp_split
 from shardlab.viz.swept import signed_errors, swept, swept_busbw
 from shardlab.viz.time import Timed, forward_time, timed
-from shardlab.viz.topology import topology
 from shardlab.viz.traffic import traffic
 from shardlab.viz.volume import Sweep, volume
-from shardlab.viz.widgets import explore
 
 __all__ = [
     "Bar",

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from shardlab.theory import per_rank
 from shardlab.theory.capacity import Memory, tightest
-from shardlab.theory.plan.degrees import Plan
+from shardlab.theory.degrees import Plan
 from shardlab.theory.plan.workload import Workload
 from shardlab.theory.split import check_tp
 from shardlab.theory.transformer import Shape

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 from shardlab.theory import ledger, per_rank, work
 from shardlab.theory.capacity import Memory
+from shardlab.theory.degrees import Plan
 from shardlab.theory.hardware import Accelerator
-from shardlab.theory.plan.degrees import Plan
 from shardlab.theory.plan.links import NOTHING, Bill, Pricing
 from shardlab.theory.plan.workload import Workload
 from shardlab.theory.roofline import Times

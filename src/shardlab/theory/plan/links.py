@@ -8,8 +8,8 @@ from math import prod
 from typing import Protocol
 
 from shardlab.theory.cost import TimeOf
+from shardlab.theory.degrees import AXES, Plan
 from shardlab.theory.ledger import Transfer
-from shardlab.theory.plan.degrees import AXES, Plan
 
 
 class LevelTime(Protocol):

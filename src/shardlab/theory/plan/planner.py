@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 from shardlab.theory.cost import TimeOf
+from shardlab.theory.degrees import Plan
 from shardlab.theory.hardware import Cluster
-from shardlab.theory.plan.degrees import Plan
 from shardlab.theory.plan.fits import Dropped, check_degrees, check_memory, memory, most_sequences
 from shardlab.theory.plan.forecast import Forecast, Forecaster
 from shardlab.theory.plan.links import LevelTime, Pricing, one_level

@@ -1,0 +1,24 @@
+"""The project's own claims, measured on this machine: `python -m benchmarks` prints them as one table.
+
+Each module here has `rows() -> list[Row]` and stands for a few of the claims. Every ratio is of two things
+timed in turns in one run (measure.timer.interleave), the median of at least five rounds.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the table: what was measured, how it came out, and what was wanted.
+
+    `goal` is the number in the list of goals ("C7"; "" for what only explains another row). `met` is None
+    where nothing was promised.
+    """
+
+    goal: str
+    what: str
+    measured: str
+    wanted: str = ""
+    met: bool | None = None

@@ -1,0 +1,107 @@
+"""The rank grid. A Mesh says where this rank sits; an Axis is one row of the grid with its process group.
+
+Ranks are laid out as dp x pp x cp x tp, tp fastest, so that the ranks of one tp axis are neighbours on a node.
+Nothing here is global: a program is given its Mesh and hands an Axis to whoever needs to communicate.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import torch
+import torch.distributed as dist
+
+from shardlab.comm.recorder import Recorder
+from shardlab.theory.degrees import Plan
+
+AXES = ("dp", "pp", "cp", "tp")
+
+
+@dataclass(frozen=True)
+class Axis:
+    """One line of ranks through the grid: this rank's position on it, and the group that it communicates in."""
+
+    name: str
+    rank: int
+    size: int
+    ranks: tuple[int, ...]
+    group: dist.ProcessGroup | None = field(repr=False, compare=False)
+    recorder: Recorder = field(repr=False, compare=False)
+
+    @classmethod
+    def single(cls, name: str = "tp") -> Axis:
+        """An axis of one rank: every collective on it returns at once."""
+        return cls(name, 0, 1, (0,), None, Recorder())
+
+
+def coordinates(rank: int, plan: Plan) -> dict[str, int]:
+    """Position of a global rank on each axis. Raises ValueError for a rank outside the plan."""
+    if not 0 <= rank < plan.world_size:
+        raise ValueError(f"rank={rank} is outside the plan's {plan.world_size} ranks (0..{plan.world_size - 1})")
+    position = {}
+    for name in reversed(AXES):
+        rank, position[name] = divmod(rank, getattr(plan, name))
+    return position
+
+
+def axis_ranks(rank: int, plan: Plan, name: str) -> tuple[int, ...]:
+    """Global ranks on the axis `name` that passes through `rank`, in axis order."""
+    stride = 1
+    for axis in reversed(AXES):
+        if axis == name:
+            break
+        stride *= getattr(plan, axis)
+    first = rank - coordinates(rank, plan)[name] * stride
+    return tuple(first + i * stride for i in range(getattr(plan, name)))
+
+
+class Mesh:
+    """The grid as one rank sees it: `mesh["tp"]` is this rank's tp Axis."""
+
+    def __init__(self, plan: Plan, rank: int, axes: dict[str, Axis], device: torch.device, recorder: Recorder) -> None:
+        self.plan = plan
+        self.rank = rank
+        self.world_size = plan.world_size
+        self.device = device
+        self.recorder = recorder
+        self._axes = axes
+
+    def __getitem__(self, name: str) -> Axis:
+        if name not in self._axes:
+            raise KeyError(f"no axis {name!r} in the mesh; it has {', '.join(self._axes)}")
+        return self._axes[name]
+
+    def __repr__(self) -> str:
+        grid = " ".join(f"{a.name}={a.rank}/{a.size}" for a in self._axes.values())
+        return f"Mesh(rank={self.rank}/{self.world_size} {grid} {self.device.type})"
+
+    @classmethod
+    def single(cls, device: torch.device | str = "cpu") -> Mesh:
+        """A mesh of one rank, with no process group: the reference that every sharded layer is held to."""
+        return cls.build(Plan(), 0, Recorder(), torch.device(device))
+
+    @classmethod
+    def build(cls, plan: Plan, rank: int, recorder: Recorder, device: torch.device) -> Mesh:
+        """Make this rank's axes. Every rank of the default process group must call this or make_groups(plan)."""
+        groups = make_groups(plan)
+        axes = {}
+        for name in AXES:
+            ranks = axis_ranks(rank, plan, name)
+            axes[name] = Axis(name, ranks.index(rank), len(ranks), ranks, groups.get(ranks), recorder)
+        return cls(plan, rank, axes, device, recorder)
+
+
+def make_groups(plan: Plan) -> dict[tuple[int, ...], dist.ProcessGroup]:
+    """Global ranks -> process group, for every line of the grid with more than one rank.
+
+    torch wants every rank of the default process group to make every group, in the same order: those that are not in
+    the plan call this and keep nothing. (Its use_local_synchronization names a group by how many its members already
+    have, so ranks with different pasts wait for each other for ever.)
+    """
+    groups = {}
+    for name in AXES:
+        lines = sorted({axis_ranks(rank, plan, name) for rank in range(plan.world_size)})
+        for ranks in (line for line in lines if len(line) > 1):
+            whole = len(ranks) == dist.get_world_size()
+            groups[ranks] = dist.group.WORLD if whole else dist.new_group(list(ranks))
+    return groups

@@ -1,0 +1,1 @@
+"""Figures with sliders and choices, which answer in the rendered page too."""

@@ -1,0 +1,1 @@
+"""The machine that the ranks share: what lies between two of them."""
