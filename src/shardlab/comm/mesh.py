@@ -1,6 +1,6 @@
 """The rank grid. A Mesh says where this rank sits; an Axis is one row of the grid with its process group.
 
-Ranks are laid out as dp x pp x cp x tp, tp fastest, so that the ranks of one tp axis are neighbours on a node.
+Which ranks are on which axis is theory.degrees' to say: dp x pp x cp x tp, tp fastest, and ep as an alias.
 Nothing here is global: a program is given its Mesh and hands an Axis to whoever needs to communicate.
 """
 
@@ -12,9 +12,7 @@ import torch
 import torch.distributed as dist
 
 from shardlab.comm.recorder import Recorder
-from shardlab.theory.degrees import Plan
-
-AXES = ("dp", "pp", "cp", "tp")
+from shardlab.theory.degrees import ALL_AXES, Plan, axis_ranks, groups
 
 
 @dataclass(frozen=True)
@@ -32,27 +30,6 @@ class Axis:
     def single(cls, name: str = "tp") -> Axis:
         """An axis of one rank: every collective on it returns at once."""
         return cls(name, 0, 1, (0,), None, Recorder())
-
-
-def coordinates(rank: int, plan: Plan) -> dict[str, int]:
-    """Position of a global rank on each axis. Raises ValueError for a rank outside the plan."""
-    if not 0 <= rank < plan.world_size:
-        raise ValueError(f"rank={rank} is outside the plan's {plan.world_size} ranks (0..{plan.world_size - 1})")
-    position = {}
-    for name in reversed(AXES):
-        rank, position[name] = divmod(rank, getattr(plan, name))
-    return position
-
-
-def axis_ranks(rank: int, plan: Plan, name: str) -> tuple[int, ...]:
-    """Global ranks on the axis `name` that passes through `rank`, in axis order."""
-    stride = 1
-    for axis in reversed(AXES):
-        if axis == name:
-            break
-        stride *= getattr(plan, axis)
-    first = rank - coordinates(rank, plan)[name] * stride
-    return tuple(first + i * stride for i in range(getattr(plan, name)))
 
 
 class Mesh:
@@ -83,25 +60,21 @@ class Mesh:
     @classmethod
     def build(cls, plan: Plan, rank: int, recorder: Recorder, device: torch.device) -> Mesh:
         """Make this rank's axes. Every rank of the default process group must call this or make_groups(plan)."""
-        groups = make_groups(plan)
+        process_groups = make_groups(plan)
         axes = {}
-        for name in AXES:
+        for name in ALL_AXES:
             ranks = axis_ranks(rank, plan, name)
-            axes[name] = Axis(name, ranks.index(rank), len(ranks), ranks, groups.get(ranks), recorder)
+            axes[name] = Axis(name, ranks.index(rank), len(ranks), ranks, process_groups.get(ranks), recorder)
         return cls(plan, rank, axes, device, recorder)
 
 
 def make_groups(plan: Plan) -> dict[tuple[int, ...], dist.ProcessGroup]:
-    """Global ranks -> process group, for every line of the grid with more than one rank.
+    """Global ranks -> process group, for every line of the grid with more than one rank. Axes may share one (ep, tp).
 
     torch wants every rank of the default process group to make every group, in the same order: those that are not in
     the plan call this and keep nothing. (Its use_local_synchronization names a group by how many its members already
     have, so ranks with different pasts wait for each other for ever.)
     """
-    groups = {}
-    for name in AXES:
-        lines = sorted({axis_ranks(rank, plan, name) for rank in range(plan.world_size)})
-        for ranks in (line for line in lines if len(line) > 1):
-            whole = len(ranks) == dist.get_world_size()
-            groups[ranks] = dist.group.WORLD if whole else dist.new_group(list(ranks))
-    return groups
+    lines = dict.fromkeys(line for name in ALL_AXES for line in groups(plan, name) if len(line) > 1)
+    whole = tuple(range(dist.get_world_size())) if lines else ()
+    return {line: dist.group.WORLD if line == whole else dist.new_group(list(line)) for line in lines}

@@ -64,7 +64,7 @@ def expert_ranks(shape: Shape, plan: Plan) -> int:
     ep = tp the groups lie inside one tp axis, whose ranks see the same tokens: those with the same place in their
     groups split an expert's columns, as an MLP's are. Beyond, a group spans several tp axes and every expert is whole.
     Groups on other dp and cp coordinates hold copies. ep=1 is plain tensor parallelism in every replica.
-    Raises ValueError for ep > 1 without experts, experts that ep does not divide, and an ep that does not nest with tp.
+    Raises ValueError for ep > 1 without experts, and for experts that ep does not divide.
     """
     ep, tp = plan.ep, plan.tp
     if shape.moe is None:
@@ -77,8 +77,6 @@ def expert_ranks(shape: Shape, plan: Plan) -> int:
             f"ep={ep} does not divide num_experts={shape.moe.num_experts}; degrees that work: "
             f"{', '.join(map(str, works))}"
         )
-    if tp % ep and ep % tp:
-        raise ValueError(f"ep={ep} neither divides tp={tp} nor is a multiple of it, so its groups do not fit the mesh")
     split = max(tp // ep, 1)
     if split > shape.moe.d_ff:
         raise ValueError(f"tp={tp}, ep={ep}: {split} ranks cannot share an expert of d_ff={shape.moe.d_ff} columns")
