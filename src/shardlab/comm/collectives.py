@@ -1,6 +1,7 @@
 """The collectives: the only place that calls torch.distributed's.
 
-Each function takes the Axis to communicate on, records one Transfer, and returns at once on an axis of one rank.
+Each function takes the Axis to communicate on, records one Transfer, and returns at once on an axis of one rank. An
+axis may carry its collectives itself (comm.carrier); the record is the same, but for the mark that no wire saw it.
 Notation: A[I_X] is sharded on axis X along I; A{X} is a partial sum, still to be reduced over X.
 
 Transfer.num_bytes is S of nccl-tests: the tensor for all_reduce and broadcast, the whole gathered result for
@@ -15,6 +16,7 @@ from collections.abc import Mapping
 import torch
 import torch.distributed as dist
 
+from shardlab.comm.carrier import Carrier
 from shardlab.comm.mesh import Axis
 from shardlab.theory.ledger import Transfer
 
@@ -31,8 +33,12 @@ def all_reduce(partial: torch.Tensor, axis: Axis) -> torch.Tensor:
     if axis.size == 1:
         return partial
     partial = partial.contiguous()
-    with _recorded("all_reduce", axis, partial, partial.nbytes):
-        dist.all_reduce(partial, group=axis.group)
+    carrier = _carrier("all_reduce", axis, partial, partial.nbytes)
+    with _recorded("all_reduce", axis, partial, partial.nbytes, carrier):
+        if carrier:
+            carrier.all_reduce(partial)
+        else:
+            dist.all_reduce(partial, group=axis.group)
     return partial
 
 
@@ -42,8 +48,12 @@ def all_gather(local: torch.Tensor, axis: Axis, dim: int = -1) -> torch.Tensor:
         return local
     local = local.contiguous()
     gathered = local.new_empty(axis.size * local.numel())
-    with _recorded("all_gather", axis, local, gathered.nbytes):
-        _all_gather_single(gathered, local.view(-1), group=axis.group)
+    carrier = _carrier("all_gather", axis, local, gathered.nbytes)
+    with _recorded("all_gather", axis, local, gathered.nbytes, carrier):
+        if carrier:
+            carrier.all_gather(gathered, local.view(-1))
+        else:
+            _all_gather_single(gathered, local.view(-1), group=axis.group)
     if local.dim() and dim in (0, -local.dim()):  # they came in this order
         return gathered.view(axis.size * local.shape[0], *local.shape[1:])
     return torch.cat(gathered.view(axis.size, *local.shape).unbind(0), dim=dim)
@@ -59,13 +69,17 @@ def reduce_scatter(partial: torch.Tensor, axis: Axis, dim: int = 0) -> torch.Ten
     if axis.size == 1:
         return partial
     slices = _stacked_slices(partial, axis, dim, "reduce_scatter")
-    with _recorded("reduce_scatter", axis, partial, partial.nbytes):
-        if slices.device.type == "cpu":  # so gloo carries it, also in a group that has NCCL for GPU tensors
+    carrier = _carrier("reduce_scatter", axis, partial, partial.nbytes)
+    with _recorded("reduce_scatter", axis, partial, partial.nbytes, carrier):
+        if carrier is None and slices.device.type == "cpu":  # gloo's, also in a group that has NCCL for GPU tensors
             received = torch.empty_like(slices)
             dist.all_to_all_single(received, slices, group=axis.group)
-            return received.sum(0)
+            return received.sum(0, dtype=received.dtype)  # a sum of whole numbers would otherwise be int64
         out = torch.empty_like(slices[0])
-        _reduce_scatter_single(out, slices, group=axis.group)
+        if carrier:
+            carrier.reduce_scatter(out, slices)
+        else:
+            _reduce_scatter_single(out, slices, group=axis.group)
         return out
 
 
@@ -93,8 +107,12 @@ def all_to_all(local: torch.Tensor, axis: Axis, split_dim: int, concat_dim: int)
         return local
     slices = _stacked_slices(local, axis, split_dim, "all_to_all")
     received = torch.empty_like(slices)
-    with _recorded("all_to_all", axis, local, local.nbytes):
-        dist.all_to_all_single(received, slices, group=axis.group)
+    carrier = _carrier("all_to_all", axis, local, local.nbytes)
+    with _recorded("all_to_all", axis, local, local.nbytes, carrier):
+        if carrier:
+            carrier.all_to_all(received, slices)
+        else:
+            dist.all_to_all_single(received, slices, group=axis.group)
     return torch.cat(received.unbind(0), dim=concat_dim)
 
 
@@ -105,8 +123,12 @@ def broadcast(tensor: torch.Tensor, axis: Axis, src: int = 0) -> torch.Tensor:
     if axis.size == 1:
         return tensor
     tensor = tensor.contiguous()
-    with _recorded("broadcast", axis, tensor, tensor.nbytes):
-        dist.broadcast(tensor, src=axis.ranks[src], group=axis.group)
+    carrier = _carrier("broadcast", axis, tensor, tensor.nbytes)
+    with _recorded("broadcast", axis, tensor, tensor.nbytes, carrier):
+        if carrier:
+            carrier.broadcast(tensor, src)
+        else:
+            dist.broadcast(tensor, src=axis.ranks[src], group=axis.group)
     return tensor
 
 
@@ -168,10 +190,20 @@ def barrier(axis: Axis) -> None:
         dist.barrier(group=axis.group)
 
 
-def _recorded(op: str, axis: Axis, tensor: torch.Tensor, num_bytes: int):
+def _carrier(op: str, axis: Axis, tensor: torch.Tensor, num_bytes: int) -> Carrier | None:
+    """What runs this call of `op` in the backend's place: the axis's carrier, where it takes it."""
+    carrier = axis.carrier
+    return carrier if carrier is not None and carrier.takes(op, num_bytes, tensor) else None
+
+
+def _recorded(op: str, axis: Axis, tensor: torch.Tensor, num_bytes: int, carrier: Carrier | None = None):
     detail = f"{tuple(tensor.shape)} {str(tensor.dtype).removeprefix('torch.')}"
+    if carrier is not None:  # a rank that waits in the backend and one that waits in memory would never meet
+        detail += " in memory"
     on_cpu = tensor.device.type == "cpu"
-    return axis.recorder.collective(op, axis.name, axis.ranks, detail, num_bytes, clocked=on_cpu)
+    return axis.recorder.collective(
+        op, axis.name, axis.ranks, detail, num_bytes, clocked=on_cpu, wire=carrier is None
+    )
 
 
 def _stacked_slices(tensor: torch.Tensor, axis: Axis, dim: int, op: str) -> torch.Tensor:

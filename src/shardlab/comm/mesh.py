@@ -6,18 +6,23 @@ Nothing here is global: a program is given its Mesh and hands an Axis to whoever
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
 
 import torch
 import torch.distributed as dist
 
+from shardlab.comm.carrier import Carrier
 from shardlab.comm.recorder import Recorder
 from shardlab.theory.degrees import ALL_AXES, Plan, axis_ranks, groups
 
 
 @dataclass(frozen=True)
 class Axis:
-    """One line of ranks through the grid: this rank's position on it, and the group that it communicates in."""
+    """One line of ranks through the grid: this rank's position on it, and the group that it communicates in.
+
+    `carrier`: what runs its collectives where it is cheaper than the backend; None: the backend runs them all.
+    """
 
     name: str
     rank: int
@@ -25,6 +30,7 @@ class Axis:
     ranks: tuple[int, ...]
     group: dist.ProcessGroup | None = field(repr=False, compare=False)
     recorder: Recorder = field(repr=False, compare=False)
+    carrier: Carrier | None = field(default=None, repr=False, compare=False)
 
     @classmethod
     def single(cls, name: str = "tp") -> Axis:
@@ -51,6 +57,17 @@ class Mesh:
     def __repr__(self) -> str:
         grid = " ".join(f"{a.name}={a.rank}/{a.size}" for a in self._axes.values())
         return f"Mesh(rank={self.rank}/{self.world_size} {grid} {self.device.type})"
+
+    def carried(self, make: Callable[[Axis, torch.device], Carrier | None]) -> Mesh:
+        """The same grid; each axis of two ranks or more has the carrier that `make(axis, device)` gives it.
+
+        Collective: every rank of the plan calls it, with the same `make`. Raises what `make` raises.
+        """
+        axes = {
+            name: replace(axis, carrier=make(axis, self.device)) if axis.size > 1 else axis
+            for name, axis in self._axes.items()
+        }
+        return Mesh(self.plan, self.rank, axes, self.device, self.recorder)
 
     @classmethod
     def single(cls, device: torch.device | str = "cpu") -> Mesh:

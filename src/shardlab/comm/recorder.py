@@ -40,12 +40,20 @@ class Recorder:
 
     @contextmanager
     def collective(
-        self, op: str, axis: str, ranks: tuple[int, ...], detail: str, num_bytes: int, *, clocked: bool = True
+        self,
+        op: str,
+        axis: str,
+        ranks: tuple[int, ...],
+        detail: str,
+        num_bytes: int,
+        *,
+        clocked: bool = True,
+        wire: bool = True,
     ) -> Iterator[None]:
         """Wrap one collective. `detail` (shape and dtype) must be equal on all `ranks`; seconds are the caller's wait.
 
         On an asynchronous device the call returns before the bytes have moved: pass clocked=False, and the
-        Transfer carries no seconds rather than wrong ones.
+        Transfer carries no seconds rather than wrong ones. wire=False: it moves through memory, and no socket sees it.
         """
         if self.flight is not None:
             self.flight.enter(axis, ranks, f"{op} {detail}", self.check and op not in POINT_TO_POINT)
@@ -57,4 +65,4 @@ class Recorder:
             if self.flight is not None:
                 self.flight.leave()
         if num_bytes:
-            self.transfers.append(Transfer(op, axis, num_bytes, seconds if clocked else None))
+            self.transfers.append(Transfer(op, axis, num_bytes, seconds if clocked else None, wire))

@@ -22,14 +22,16 @@ class Transfer:
 
     num_bytes is the size S of nccl-tests, not what goes over the wire (collectives.wire_bytes says that).
     all_reduce, broadcast, send: the tensor; all_gather: the whole gathered result; reduce_scatter and
-    all_to_all: the whole input of a rank. seconds is for measurements and takes no part in comparison, so a
-    prediction equals a record of the same op, axis and bytes.
+    all_to_all: the whole input of a rank. seconds and wire are for records and take no part in comparison, so a
+    prediction equals a record of the same op, axis and bytes. wire is False where it moved through memory that the
+    ranks share (Axis.carrier), which no socket counts.
     """
 
     op: str
     axis: str
     num_bytes: int
     seconds: float | None = field(default=None, compare=False, repr=False)
+    wire: bool = field(default=True, compare=False, repr=False)
 
 
 def sent_bytes(transfers: Iterable[Transfer], *, world_size: int) -> float:
