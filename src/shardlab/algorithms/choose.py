@@ -1,6 +1,6 @@
 """The cheapest implementation of a collective, by a cost model: chosen by size, then run.
 
-The model has to be the same on every rank (calibrate it in the kernel, and pass it to the program): ranks that chose
+The model has to be the same on every rank (calibrate it in the notebook, and pass it to the program): ranks that chose
 differently would wait for each other for ever.
 """
 
@@ -52,15 +52,30 @@ class Cheapest:
                 and Implementation(*key[:3]) in (*algorithms.IMPLEMENTATIONS, *algorithms.SYMMETRIC)
             }
         )
-        self._known: dict[tuple[str, int, bool], Implementation] = {}
+        self._known: dict[tuple[str, int, bool, bool], Implementation] = {}
 
-    def choice(self, op: str, num_bytes: int, *, on_cpu: bool = True) -> Implementation:
-        """What would run `op` at size S = num_bytes. Raises ValueError where the model knows nothing that can."""
-        found = self._known.get((op, num_bytes, on_cpu))
+    def choice(self, op: str, num_bytes: int, *, on_cpu: bool = True, added: bool = True) -> Implementation:
+        """What would run `op` at size S = num_bytes. Raises ValueError where the model knows nothing that can.
+
+        `added`: whether the kernels over symmetric memory add up tensors of this dtype.
+        """
+        found = self._known.get((op, num_bytes, on_cpu, added))
         if found is None:  # a model of thirty implementations takes longer to ask than a small collective to run
-            found = Implementation(*self._possible(num_bytes, on_cpu).best(op, num_bytes, self.axis.size))
-            self._known[op, num_bytes, on_cpu] = found
+            found = Implementation(*self._possible(num_bytes, on_cpu, added).best(op, num_bytes, self.axis.size))
+            self._known[op, num_bytes, on_cpu, added] = found
         return found
+
+    def in_memory(self, op: str, num_bytes: int, tensor: torch.Tensor) -> Implementation | None:
+        """The choice for a tensor like this one, where that is shared or symmetric memory; None: leave it to comm.
+
+        For a carrier of the axis (algorithms.carriers): an op, or a number of ranks, that was not measured is comm's.
+        """
+        on_cpu, added = tensor.device.type == "cpu", over_symmetric_memory.adds(tensor.dtype)
+        try:
+            one = self.choice(op, num_bytes, on_cpu=on_cpu, added=added)
+        except ValueError:
+            return None
+        return one if one.transport in ("shared_memory", "symmetric_memory") else None
 
     def all_reduce(self, partial: torch.Tensor) -> torch.Tensor:
         """A{X} -> A, a new tensor."""
@@ -104,7 +119,8 @@ class Cheapest:
     def _run(self, op: str, tensor: torch.Tensor, num_bytes: int, src: int = 0) -> torch.Tensor:
         if self.axis.size == 1:
             return tensor.clone()
-        one = self.choice(op, num_bytes, on_cpu=tensor.device.type == "cpu")
+        added = over_symmetric_memory.adds(tensor.dtype)
+        one = self.choice(op, num_bytes, on_cpu=tensor.device.type == "cpu", added=added)
         return algorithms.run(
             op,
             tensor,
@@ -116,13 +132,13 @@ class Cheapest:
             src=src,
         )
 
-    def _possible(self, num_bytes: int, on_cpu: bool) -> CostModel:
-        """The model without what cannot take a tensor of this size, there."""
+    def _possible(self, num_bytes: int, on_cpu: bool, added: bool = True) -> CostModel:
+        """The model without what cannot take a tensor of this size and dtype, there."""
 
         def can(algorithm: str, transport: str) -> bool:
             if transport == "symmetric_memory":
                 memory = self._symmetric
-                return memory is not None and over_symmetric_memory.fits(algorithm, num_bytes, memory)
+                return added and memory is not None and over_symmetric_memory.fits(algorithm, num_bytes, memory)
             return on_cpu or transport != "shared_memory"
 
         return CostModel({key: cost for key, cost in self._model.items() if can(key.algorithm, key.transport)})

@@ -30,7 +30,7 @@ def all_reduce_one_shot(out: torch.Tensor, tensor: torch.Tensor, shared: SharedM
 
 @torch.no_grad()
 def all_reduce_two_shot(out: torch.Tensor, tensor: torch.Tensor, shared: SharedMemory) -> None:
-    """A{X} -> A with two barriers: a rank adds up its own part, then everybody reads the parts. `out` may be `tensor`."""
+    """A{X} -> A with two barriers: a rank adds up its own part, then all read the parts. `out` may be `tensor`."""
     flat, rank = tensor.view(-1), shared.axis.rank
     own = even_split(len(flat), shared.axis.size)[rank]
     slots = _begin(tensor, shared)
@@ -82,7 +82,7 @@ def all_to_all(received: torch.Tensor, local: torch.Tensor, shared: SharedMemory
 def from_one(
     held: torch.Tensor, tensor: torch.Tensor, shared: SharedMemory, src: int, receivers: Collection[int]
 ) -> None:
-    """A on rank `src` -> A on `receivers`, with one barrier. Every rank of the axis calls it; `held` may be `tensor`."""
+    """A on rank `src` -> A on `receivers`, with one barrier. Every rank calls it; `held` may be `tensor`."""
     slots = _begin(tensor, shared)
     if shared.axis.rank == src:
         _put(slots[src], tensor.view(-1), shared)

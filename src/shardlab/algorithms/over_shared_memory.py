@@ -10,6 +10,7 @@ import torch
 from shardlab.algorithms import moves
 from shardlab.algorithms.parts import parts
 from shardlab.algorithms.shared_memory import SharedMemory
+from shardlab.theory.traffic import NO_WIRE
 
 
 def all_reduce_one_shot(tensor: torch.Tensor, shared: SharedMemory) -> torch.Tensor:
@@ -73,4 +74,4 @@ def _recorded(op: str, tensor: torch.Tensor, shared: SharedMemory, num_bytes: in
     axis = shared.axis
     # Not the words that comm uses: a rank that waits in gloo and one that waits here will never meet.
     detail = f"{tuple(tensor.shape)} {str(tensor.dtype).removeprefix('torch.')} in shared memory"
-    return axis.recorder.collective(op, axis.name, axis.ranks, detail, num_bytes, wire=False)
+    return axis.recorder.collective(op, axis.name, axis.ranks, detail, num_bytes, route=NO_WIRE)

@@ -3,7 +3,7 @@
 The memory has no name (memfd.py), so whatever dies, and however, nothing is left behind.
 
 Layout: a token; the number of the last barrier that everybody reached; what memfd.share says when the memory grows;
-then a flag and an answer a rank; then two buffers, each with a slot a rank. A rank writes its own flag, answer and slot.
+then a flag and an answer a rank; then two buffers, each with a slot a rank. A rank writes only its own ones.
 """
 
 from __future__ import annotations
@@ -53,7 +53,9 @@ class SharedMemory:
         self._fence.acquire()
         crowded = axis.size > num_cores()
         self._num_spins = 0 if crowded else _NUM_SPINS
-        self._flag_bytes = _WORD if crowded else _LINE  # spinning ranks must not share a line; many are read faster dense
+        self._flag_bytes = (
+            _WORD if crowded else _LINE
+        )  # spinning ranks must not share a line; many are read faster dense
         self._memory: mmap.mmap | None = None
         self._grow(capacity_bytes)
 
@@ -116,6 +118,7 @@ class SharedMemory:
 
     # ---------------------------------------------------------------------------------------------- the memory
 
+    @torch.inference_mode(False)  # or what is made while a model decodes could not be written outside of that
     def _lay_out(self, dtype: torch.dtype, length: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Views of both buffers, kept: making them anew would take longer than a small collective."""
         if self._memory is None:
@@ -129,6 +132,7 @@ class SharedMemory:
         layout = self._layouts[dtype, length] = (first, second)
         return layout
 
+    @torch.inference_mode(False)
     def _grow(self, capacity_bytes: int) -> None:
         """A new segment for everybody. The old one, over which they meet, goes when the last rank has dropped it."""
         axis = self.axis
@@ -142,9 +146,8 @@ class SharedMemory:
         else:
             memory = memfd.share(axis, size, self if self._memory is not None else None)
         self.close()
-        with torch.inference_mode(False):  # or what is made while a model decodes could not be written outside of that
-            whole = torch.frombuffer(memory, dtype=torch.uint8)
-            slots = whole[head:].view(2, axis.size, slot_bytes)
+        whole = torch.frombuffer(memory, dtype=torch.uint8)
+        slots = whole[head:].view(2, axis.size, slot_bytes)
         self._memory, self.capacity_bytes = memory, slot_bytes
         self._buffers = slots.unbind(0)
         self._layouts: dict[tuple[torch.dtype, int], tuple[torch.Tensor, torch.Tensor]] = {}

@@ -10,10 +10,10 @@ import torch
 class Carrier(Protocol):
     """The collectives of one axis, each with the signature and the layout of the backend's own call.
 
-    `comm` asks it for every collective of an axis that has one (Axis.carrier), records the call as it records the
-    backend's, and marks its Transfer as having no wire. Tensors are contiguous; parts are equal and stacked in axis
-    order. A result is written over its first argument, in the dtype of the others, and is the same bits on every rank
-    that gets the same numbers.
+    `comm` asks it for every collective of an axis that has one (Axis.carrier) but for posted ones, records the call as
+    it records the backend's, and marks its Transfer as having no wire. Tensors are contiguous; parts are equal and
+    stacked in axis order. A result is written over the first argument, in the dtype of the others, and is the same bits
+    on every rank that gets the same numbers.
     """
 
     def takes(self, op: str, num_bytes: int, tensor: torch.Tensor) -> bool:

@@ -19,6 +19,7 @@ import torch.distributed as dist
 from shardlab.comm.carrier import Carrier
 from shardlab.comm.mesh import Axis
 from shardlab.theory.ledger import Transfer
+from shardlab.theory.traffic import NO_WIRE
 
 # torch 2.13 renamed these two; the labs also run under 2.11.
 _all_gather_single = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
@@ -201,9 +202,8 @@ def _recorded(op: str, axis: Axis, tensor: torch.Tensor, num_bytes: int, carrier
     if carrier is not None:  # a rank that waits in the backend and one that waits in memory would never meet
         detail += " in memory"
     on_cpu = tensor.device.type == "cpu"
-    return axis.recorder.collective(
-        op, axis.name, axis.ranks, detail, num_bytes, clocked=on_cpu, wire=carrier is None
-    )
+    route = None if carrier is None else NO_WIRE
+    return axis.recorder.collective(op, axis.name, axis.ranks, detail, num_bytes, clocked=on_cpu, route=route)
 
 
 def _stacked_slices(tensor: torch.Tensor, axis: Axis, dim: int, op: str) -> torch.Tensor:

@@ -38,6 +38,9 @@ class Axis:
         return cls(name, 0, 1, (0,), None, Recorder())
 
 
+Make = Callable[[Axis, torch.device], Carrier | None]  # what gives an axis its carrier, or leaves it to the backend
+
+
 class Mesh:
     """The grid as one rank sees it: `mesh["tp"]` is this rank's tp Axis."""
 
@@ -48,6 +51,7 @@ class Mesh:
         self.device = device
         self.recorder = recorder
         self._axes = axes
+        self._carried: dict[Make, Mesh] = {}
 
     def __getitem__(self, name: str) -> Axis:
         if name not in self._axes:
@@ -58,16 +62,20 @@ class Mesh:
         grid = " ".join(f"{a.name}={a.rank}/{a.size}" for a in self._axes.values())
         return f"Mesh(rank={self.rank}/{self.world_size} {grid} {self.device.type})"
 
-    def carried(self, make: Callable[[Axis, torch.device], Carrier | None]) -> Mesh:
+    def carried(self, make: Make) -> Mesh:
         """The same grid; each axis of two ranks or more has the carrier that `make(axis, device)` gives it.
 
-        Collective: every rank of the plan calls it, with the same `make`. Raises what `make` raises.
+        Made at the first call and kept with this mesh. Collective: every rank of the plan calls it with the same
+        `make`. Raises what `make` raises.
         """
+        if make in self._carried:
+            return self._carried[make]
         axes = {
             name: replace(axis, carrier=make(axis, self.device)) if axis.size > 1 else axis
             for name, axis in self._axes.items()
         }
-        return Mesh(self.plan, self.rank, axes, self.device, self.recorder)
+        mesh = self._carried[make] = Mesh(self.plan, self.rank, axes, self.device, self.recorder)
+        return mesh
 
     @classmethod
     def single(cls, device: torch.device | str = "cpu") -> Mesh:

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from typing import Protocol
 
 from shardlab.theory.ledger import Transfer
+from shardlab.theory.traffic import Route
 
 # One partner or a few, not the whole axis: ranks do not count these alike, and there is nothing to compare.
 POINT_TO_POINT = ("send", "recv", "exchange")
@@ -48,12 +49,13 @@ class Recorder:
         num_bytes: int,
         *,
         clocked: bool = True,
-        wire: bool = True,
+        route: Route | None = None,
     ) -> Iterator[None]:
         """Wrap one collective. `detail` (shape and dtype) must be equal on all `ranks`; seconds are the caller's wait.
 
         On an asynchronous device the call returns before the bytes have moved: pass clocked=False, and the
-        Transfer carries no seconds rather than wrong ones. wire=False: it moves through memory, and no socket sees it.
+        Transfer carries no seconds rather than wrong ones. `route` says who sent how much to whom where the op alone
+        does not: traffic.NO_WIRE where no socket sees it.
         """
         if self.flight is not None:
             self.flight.enter(axis, ranks, f"{op} {detail}", self.check and op not in POINT_TO_POINT)
@@ -65,4 +67,4 @@ class Recorder:
             if self.flight is not None:
                 self.flight.leave()
         if num_bytes:
-            self.transfers.append(Transfer(op, axis, num_bytes, seconds if clocked else None, wire))
+            self.transfers.append(Transfer(op, axis, num_bytes, seconds if clocked else None, route))

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from shardlab.launch import frames, pickles, report
+from shardlab.launch import carried, frames, pickles, report
 from shardlab.launch import wire as wire_counters
 from shardlab.launch.client import server
 from shardlab.launch.errors import LaunchError
@@ -71,19 +71,22 @@ class Ranks:
         wire: bool = False,
         timeout_s: float | None = None,
         check: bool = True,
+        collectives: carried.Collectives = None,
         **kwargs: Any,
     ) -> list[Any]:
         """`program(mesh, *args, **kwargs)` on every rank of `plan` (default tp over all): its results, in rank order.
 
         `check`: ranks compare op, shape and dtype before each collective (turn it off to time one). `wire`:
         read the kernel's socket counters around the run. Tensors travel as copies. A plan smaller than the
-        pool runs on its first ranks. Raises RankError, RankDied, RankTimeout, LaunchError; TypeError for
+        pool runs on its first ranks. `collectives`: what runs the axes' collectives. None or "backend"; "cheapest",
+        what is faster in shared memory; "shared_memory", all of them; or algorithms.carriers.calibrated(model). The
+        record is the same, the wire is empty. Raises RankError, RankDied, RankTimeout, LaunchError; TypeError for
         what cannot be sent, and ValueError for a plan that does not fit, both before any process starts.
         """
         plan = plan or Plan(tp=self.world_size)
         if plan.world_size > self.world_size:
             raise ValueError(f"{plan} needs {plan.world_size} ranks, the pool has {self.world_size}")
-        call = pickles.dump_call(program, args, kwargs)
+        call, make = pickles.dump_call(program, args, kwargs), carried.maker(collectives)
         limit_s = self.timeout_s if timeout_s is None else timeout_s
         deadline = time.monotonic() + limit_s
         try:
@@ -91,6 +94,12 @@ class Ranks:
             self._busy = True
             if plan not in live.plans:
                 self._call(live, None, plan, check, deadline, limit_s)
+            if make is not None:
+                if (plan, make) not in live.carried:
+                    prepare = pickles.dump_call(carried.prepare, (make,), {})
+                    self._call(live, prepare, plan, check, deadline, limit_s)
+                    live.carried.add((plan, make))
+                call = pickles.dump_call(carried.under, (make, call), {})
             before = self._snapshot(live, plan) if wire else None
             results = self._call(live, call, plan, check, deadline, limit_s)
             if wire:

@@ -12,11 +12,16 @@ from typing import Any
 from shardlab.comm import recorder
 from shardlab.comm import table as flight
 from shardlab.comm.table import CollectiveMismatch, Row, Waiting
-from shardlab.launch import boot, server
+from shardlab.launch import boot, carried, server
 from shardlab.launch.boot import STACK_SIGNAL, stack_file
 from shardlab.launch.errors import Failure, RankDied, RankError, RanksError, RankTimeout
 
-_PLUMBING = (flight.__file__, recorder.__file__, contextlib.__file__)  # frames that tell a reader nothing
+_PLUMBING = (
+    flight.__file__,
+    recorder.__file__,
+    carried.__file__,
+    contextlib.__file__,
+)  # frames that tell a reader nothing
 _STACK_S = 0.4  # how long a rank may take to answer with its stack
 
 
