@@ -13,6 +13,7 @@ import torch
 
 from shardlab import Plan, Ranks, comm
 from shardlab.algorithms import carriers
+from shardlab.algorithms.choose import calibrated
 from shardlab.comm.mesh import Axis, Mesh
 from shardlab.launch import RankDied, RankError, carried, wire
 from shardlab.theory.cost import Cost, CostModel
@@ -239,7 +240,7 @@ def asked(mesh: Mesh) -> list[bool]:
     ],
 )
 def test_a_calibrated_model_chooses(ranks: Ranks, model: CostModel, in_memory: list[bool]) -> None:
-    assert ranks.run(asked, collectives=carriers.calibrated(model)) == [in_memory] * 4
+    assert ranks.run(asked, collectives=calibrated(model)) == [in_memory] * 4
     assert ranks.transfers == [[Transfer("all_reduce", "tp", 256), Transfer("all_gather", "tp", 1024)]] * 4
 
 

@@ -6,17 +6,24 @@ differently would wait for each other for ever.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 
 import torch
 
-from shardlab import algorithms, ops
-from shardlab.algorithms import Implementation, SharedMemory, over_symmetric_memory
+from shardlab import ops
+from shardlab.algorithms import memfd, over_symmetric_memory, registry
+from shardlab.algorithms.carriers import FIRST_BYTES, How, InMemory
+from shardlab.algorithms.registry import Implementation
+from shardlab.algorithms.shared_memory import SharedMemory
+from shardlab.algorithms.symmetric import symmetric_memory
+from shardlab.comm.carrier import Carrier
 from shardlab.comm.mesh import Axis
 from shardlab.theory.cost import CostModel, FusedNorm
 from shardlab_kernels.all_reduce_rms_norm import all_reduce_rms_norm
 from shardlab_kernels.symmetric_memory import SymmetricMemory
 
+_SYMMETRIC_BYTES = 8 << 20  # above, a ring is ahead of a kernel that reads its peers
 TRANSPORTS = ("backend", "send_recv", "shared_memory", "symmetric_memory")
 
 
@@ -49,7 +56,7 @@ class Cheapest:
                 if key.transport in transports
                 and (shared is not None or key.transport != "shared_memory")
                 and (symmetric is not None or key.transport != "symmetric_memory")
-                and Implementation(*key[:3]) in (*algorithms.IMPLEMENTATIONS, *algorithms.SYMMETRIC)
+                and Implementation(*key[:3]) in (*registry.IMPLEMENTATIONS, *registry.SYMMETRIC)
             }
         )
         self._known: dict[tuple[str, int, bool, bool], Implementation] = {}
@@ -121,7 +128,7 @@ class Cheapest:
             return tensor.clone()
         added = over_symmetric_memory.adds(tensor.dtype)
         one = self.choice(op, num_bytes, on_cpu=tensor.device.type == "cpu", added=added)
-        return algorithms.run(
+        return registry.run(
             op,
             tensor,
             self.axis,
@@ -142,3 +149,41 @@ class Cheapest:
             return on_cpu or transport != "shared_memory"
 
         return CostModel({key: cost for key, cost in self._model.items() if can(key.algorithm, key.transport)})
+
+
+class InChosenMemory(InMemory):
+    """A comm.carrier.Carrier that runs what Cheapest chose, where that is shared memory or a kernel over symmetric."""
+
+    def __init__(self, cheapest: Cheapest, shared: SharedMemory | None, symmetric: SymmetricMemory | None) -> None:
+        def choose(op: str, num_bytes: int, tensor: torch.Tensor) -> How | None:
+            one = cheapest.in_memory(op, num_bytes, tensor)
+            return None if one is None else (one.algorithm, one.transport)
+
+        super().__init__(choose, shared)
+        self.symmetric = symmetric
+
+    def all_reduce(self, partial: torch.Tensor) -> None:
+        how = self.how("all_reduce", partial.nbytes, partial)
+        if how is None or how[1] != "symmetric_memory":
+            super().all_reduce(partial)
+        else:
+            assert self.symmetric is not None
+            partial.copy_(over_symmetric_memory.KERNELS[how[0]](partial, self.symmetric))
+
+
+def calibrated(model: CostModel) -> Callable[[Axis, torch.device], Carrier]:
+    """What `model` says is cheapest on this machine (sweep.calibrate fits one): for ranks.run(collectives=...).
+
+    An op, or a number of ranks, that it does not know is the backend's.
+    """
+    return partial(_carrier, model)
+
+
+def _carrier(model: CostModel, axis: Axis, device: torch.device) -> Carrier:
+    known = {key.transport for key in model}
+    shared = symmetric = None
+    if device.type == "cpu" and "shared_memory" in known and memfd.available()[0]:
+        shared = SharedMemory(axis, FIRST_BYTES)
+    if device.type == "cuda" and "symmetric_memory" in known:
+        symmetric = symmetric_memory(axis, over_symmetric_memory.room_for(_SYMMETRIC_BYTES, axis.size), device)
+    return InChosenMemory(Cheapest(model, axis, shared=shared, symmetric=symmetric), shared, symmetric)

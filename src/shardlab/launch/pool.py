@@ -79,7 +79,7 @@ class Ranks:
         `check`: ranks compare op, shape and dtype before each collective (turn it off to time one). `wire`:
         read the kernel's socket counters around the run. Tensors travel as copies. A plan smaller than the
         pool runs on its first ranks. `collectives`: what runs the axes' collectives. None or "backend"; "cheapest",
-        what is faster in shared memory; "shared_memory", all of them; or algorithms.carriers.calibrated(model). The
+        what is faster in shared memory; "shared_memory", all of them; or algorithms.choose.calibrated(model). The
         record is the same, the wire is empty. Raises RankError, RankDied, RankTimeout, LaunchError; TypeError for
         what cannot be sent, and ValueError for a plan that does not fit, both before any process starts.
         """
