@@ -17,11 +17,11 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from shardlab import ops
 from shardlab.comm.mesh import Mesh
 from shardlab.layers import DeviceKVCache
 from shardlab.model import Transformer
 from shardlab.model.config import ModelConfig
+from shardlab.ops import dispatch
 from shardlab.theory.transformer import Shape
 from shardlab_kernels import launch
 from shardlab_kernels.heads import HeadMap
@@ -54,7 +54,7 @@ def pretended_gpu() -> Iterator[list[str]]:
     properties = SimpleNamespace(multi_processor_count=132)
     with (
         mock.patch.object(launch, "_start", start),
-        mock.patch.object(ops, "_head_map", head_map),  # made once, before a capture
+        mock.patch.object(dispatch, "_head_map", head_map),  # made once, before a capture
         mock.patch.object(torch.cuda, "get_device_properties", lambda device: properties),
         mock.patch.object(FakeTensor, "data_ptr", lambda self: 16 * id(self)),
         FakeTensorMode(allow_non_fake_inputs=True),
