@@ -17,9 +17,10 @@ import torch
 import torch.distributed as dist
 from torch._C._distributed_c10d import FileStore
 
+from shardlab.comm.flight import Flight
 from shardlab.comm.mesh import Mesh, make_groups
 from shardlab.comm.recorder import Recorder
-from shardlab.comm.table import Flight, num_cores
+from shardlab.comm.table import num_cores
 from shardlab.launch import frames, pickles
 from shardlab.theory.degrees import Plan
 
