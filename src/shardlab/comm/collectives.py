@@ -115,4 +115,3 @@ def barrier(axis: Axis) -> None:
         return
     with axis.recorder.collective("barrier", axis.name, axis.ranks, "", 0):
         dist.barrier(group=axis.group)
-    axis.recorder.barriers[axis.name] += 1

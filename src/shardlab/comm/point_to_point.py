@@ -64,7 +64,7 @@ def post_send(tensor: torch.Tensor, axis: Axis, dst: int) -> Pending[torch.Tenso
     check_peer("post_send: dst=", axis, dst)
     leaving = tensor.contiguous()
     route = route_of_peer(dst) if leaving.device.type == "cpu" else NO_WIRE
-    sent = [Transfer("send", axis.name, leaving.nbytes, route=route)] if leaving.nbytes else []
+    sent = [Transfer("send", axis.name, leaving.nbytes, route=route)]
     detail = f"{described(leaving)} to {dst}"
     return post("send", axis, detail, sent, (leaving,), lambda: _start({dst: leaving}, {}, axis), lambda: tensor)
 

@@ -184,5 +184,5 @@ def _post(
 ) -> Pending[torch.Tensor]:
     """One collective of one Transfer. `tensor` is what all ranks must have alike."""
     route = route if tensor.device.type == "cpu" else NO_WIRE
-    sent = [Transfer(op, axis.name, num_bytes, route=route)] if num_bytes else []
+    sent = [Transfer(op, axis.name, num_bytes, route=route)]
     return post(op, axis, described(tensor), sent, tensors, lambda: (start(),), finish)

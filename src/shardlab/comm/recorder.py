@@ -19,6 +19,9 @@ from shardlab.theory.traffic import Route
 POINT_TO_POINT = ("send", "recv", "exchange")
 
 
+Empty = tuple[str, str, Route | None]  # op, axis, route of a call that had nothing to send
+
+
 class FlightTable(Protocol):
     """The shared table of "who is in which collective" (shardlab.comm.flight.Flight)."""
 
@@ -49,13 +52,13 @@ class Recorder:
         self.flight = flight
         self.check = False
         self.transfers: list[Transfer] = []  # in the order in which they were entered, or posted
-        self.barriers: Counter[str] = Counter()  # axis -> barriers: no payload, but not nothing on the wire
+        self.empty: Counter[Empty] = Counter()  # calls without payload, barriers too: not nothing on the wire
         self.open: dict[Posted, None] = {}  # posted and not waited for, the first posted first
 
     def start(self, *, check: bool) -> None:
         """Forget the last run. With `check`, ranks compare op, shape and dtype of each collective."""
         self.check = check and self.flight is not None
-        self.transfers, self.barriers, self.open = [], Counter(), {}
+        self.transfers, self.empty, self.open = [], Counter(), {}
 
     def collective(
         self,
@@ -74,7 +77,7 @@ class Recorder:
         Transfer carries no seconds rather than wrong ones. `route` says who sent how much to whom where the op alone
         does not: traffic.NO_WIRE where no socket sees it.
         """
-        sent = [Transfer(op, axis, num_bytes, route=route)] if num_bytes else []
+        sent = [] if op == "recv" else [Transfer(op, axis, num_bytes, route=route)]
         return self.step(op, axis, ranks, detail, sent, clocked=clocked)
 
     @contextmanager
@@ -86,7 +89,7 @@ class Recorder:
         if self.flight is not None:
             check = self.check and op not in POINT_TO_POINT
             entry = self.flight.enter(axis, ranks, f"{op} {detail}", check)
-        self.transfers += sent
+        self._record(sent)
         started = time.perf_counter()
         try:
             yield
@@ -100,6 +103,13 @@ class Recorder:
         if clocked:
             _clock(sent, seconds)
 
+    def _record(self, sent: list[Transfer]) -> None:
+        for one in sent:
+            if one.num_bytes:
+                self.transfers.append(one)
+            else:
+                self.empty[one.op, one.axis, one.route] += 1
+
     def _forget(self, sent: list[Transfer]) -> None:
         self.transfers[:] = [one for one in self.transfers if not any(one is failed for failed in sent)]
 
@@ -111,7 +121,7 @@ class Recorder:
         if self.flight is not None:
             entry = self.flight.enter(axis, ranks, f"{op} {detail}", check, posted=True)
         posted = Posted(op, axis, entry, check, sent, keep)
-        self.transfers += sent
+        self._record(sent)
         self.open[posted] = None
         return posted
 
