@@ -38,7 +38,8 @@ def run(algorithm: str, tensor: torch.Tensor, axis: Axis, memory: SymmetricMemor
         raise ValueError(f"the {axis.name} axis of {axis.size} ranks needs symmetric=symmetric_memory(of that axis)")
     detail = f"{tuple(tensor.shape)} {str(tensor.dtype).removeprefix('torch.')} in symmetric memory"
     on_cpu = tensor.device.type == "cpu"
-    with axis.recorder.collective(
+    recorded = axis.recorder.collective(
         "all_reduce", axis.name, axis.ranks, detail, tensor.nbytes, clocked=on_cpu, route=NO_WIRE
-    ):
+    )
+    with recorded:
         return KERNELS[algorithm](tensor, memory)
