@@ -20,17 +20,17 @@ import socket
 import sys
 import time
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-Endpoint = tuple[str, int]  # address, port
+from shardlab.launch import sock_diag
+from shardlab.launch.sock_diag import Endpoint
+
 Pair = tuple[Endpoint, Endpoint]  # local end, far end: names one connection seen from one side
 
-_INET_DIAG_INFO = 2  # the one extension we ask for: struct tcp_info
 SETTLE_S = 30.0  # a busy machine takes its time to send what a program has left with gloo's thread
 _LISTEN = 10  # TCP_LISTEN in include/net/tcp_states.h: no peer, no bytes
 
@@ -143,29 +143,19 @@ def _read(pids: Sequence[int]) -> tuple[Snapshot, bool]:
             rank_of_inode.setdefault(inode, rank)
     sent: tuple[dict[Pair, int], ...] = tuple({} for _ in pids)
     quiet = True
-    for message in _dump():
-        rank = rank_of_inode.get(message["idiag_inode"])
-        if rank is None or message["idiag_state"] == _LISTEN:
+    for one in _dump():
+        rank = rank_of_inode.get(one.inode)
+        if rank is None or one.state == _LISTEN:
             continue
-        info = dict(message["attrs"]).get("INET_DIAG_INFO") or {}
-        num_bytes, in_flight = _bytes_sent(info)
+        try:
+            num_bytes, in_flight = sock_diag.bytes_sent(one.info)
+        except sock_diag.NoCount:
+            raise WireUnavailable(
+                "this kernel keeps no byte count per socket (TCP_INFO without tcpi_bytes_acked)"
+            ) from None
         quiet = quiet and not in_flight
-        pair = (
-            _endpoint((message["idiag_src"], message["idiag_sport"])),
-            _endpoint((message["idiag_dst"], message["idiag_dport"])),
-        )
-        sent[rank][pair] = num_bytes
+        sent[rank][one.local, one.far] = num_bytes
     return Snapshot(tuple(pids), sent), quiet
-
-
-def _bytes_sent(info: dict[str, Any]) -> tuple[int, bool]:
-    """(payload bytes sent once each, whether any still wait) of one tcp_info. Raises WireUnavailable."""
-    waiting = bool(info.get("tcpi_notsent_bytes"))
-    if "tcpi_bytes_sent" in info:  # Linux 4.19 and later; does not wait for acknowledgements
-        return info["tcpi_bytes_sent"] - info.get("tcpi_bytes_retrans", 0), waiting
-    if "tcpi_bytes_acked" in info:  # lags by a delayed acknowledgement, up to 40 ms
-        return info["tcpi_bytes_acked"], waiting or bool(info.get("tcpi_unacked"))
-    raise WireUnavailable("this kernel keeps no byte count per socket (TCP_INFO without tcpi_bytes_acked)")
 
 
 def _socket_inodes(pid: int) -> list[int]:
@@ -188,27 +178,12 @@ def _socket_inodes(pid: int) -> list[int]:
     return inodes
 
 
-def _dump() -> list[Any]:
-    """All TCP sockets of this network namespace, as sock_diag lists them. Raises WireUnavailable."""
-    # pyroute2 runs an event loop of its own, which a thread that already runs one (a notebook's) refuses.
-    with ThreadPoolExecutor(1, thread_name_prefix="shardlab-wire") as thread:
-        return thread.submit(_dump_here).result()
-
-
-def _dump_here() -> list[Any]:
+def _dump() -> list[sock_diag.Tcp]:
+    """All TCP sockets of this network namespace. Raises WireUnavailable."""
     try:
-        from pyroute2 import DiagSocket
-        from pyroute2.netlink.exceptions import NetlinkError
-    except ImportError as error:
-        raise WireUnavailable("pyroute2 is not installed") from error
-    messages: list[Any] = []
-    try:
-        with DiagSocket() as diag:
-            for family in (socket.AF_INET, socket.AF_INET6):
-                messages += diag.get_sock_stats(family=family, extensions=1 << (_INET_DIAG_INFO - 1))
-    except (OSError, NetlinkError, NotImplementedError) as error:
+        return sock_diag.sockets()
+    except OSError as error:
         raise WireUnavailable(f"the kernel refuses socket diagnostics here ({error})") from error
-    return messages
 
 
 def _endpoint(address: tuple[Any, ...]) -> Endpoint:
