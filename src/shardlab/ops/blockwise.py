@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 
 from shardlab.ops.positions import Span, hides_all, per_head, shows_all, span, visible
-from shardlab.ops.reference import even_groups
+from shardlab.ops.reference import each_query_heads, even_groups
 from shardlab_kernels.checks import wide
 
 SCORES = 1 << 19  # of a tile, over all rows and heads: 2 MiB in fp32, which stay in a processor's cache
@@ -35,7 +35,6 @@ def attend_lse(
     out = q.new_empty(batch, num_queries, num_heads, h).transpose(1, 2)  # as the output projection wants it
     lse = torch.empty(q.shape[:3], dtype=torch.promote_types(q.dtype, torch.float32), device=q.device)
     in_place = even_groups(kv_index, k.shape[1])
-    picked = torch.tensor(kv_index, dtype=torch.int64, device=k.device)
     query_size, key_size = tile_size(batch * num_heads, num_queries)
     key_blocks = [slice(start, start + key_size) for start in range(0, num_keys, key_size)]
     key_spans = [span(k_positions[..., keys]) for keys in key_blocks]
@@ -46,7 +45,7 @@ def attend_lse(
         for keys, key_span in zip(key_blocks, key_spans, strict=True):
             if hides_all(query_span, key_span, window):
                 continue
-            some_k, some_v = (x[:, :, keys] if in_place else x[:, :, keys].index_select(1, picked) for x in (k, v))
+            some_k, some_v = (x[:, :, keys] if in_place else each_query_heads(x[:, :, keys], kv_index) for x in (k, v))
             if shows_all(query_span, key_span, window):
                 block.absorb(some_k, some_v)
             else:
@@ -95,7 +94,7 @@ class _Queries:
         scores.view(*self.shape[:3], k.shape[2]).masked_fill_(hidden, float("-inf"))
         v = wide(v)
         if key_span is None or key_span.low < 0:  # the weight is 0, but 0 * NaN is NaN: what is not filled may be that
-            v = torch.where((k_positions >= 0).to(v.device).view(-1, 1, v.shape[2], 1), v, 0)
+            v = v.masked_fill((k_positions < 0).to(v.device).view(-1, 1, v.shape[2], 1), 0)
         self._weigh(scores, v)
 
     def _weigh(self, scores: torch.Tensor, v: torch.Tensor) -> None:

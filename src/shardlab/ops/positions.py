@@ -16,7 +16,7 @@ def visible(q_positions: torch.Tensor, k_positions: torch.Tensor, window: int | 
 
     A query sees the filled keys up to its own position, with a window those less than `window` before it.
     """
-    filled = k_positions.where(k_positions >= 0, torch.iinfo(k_positions.dtype).max)  # else: after every query
+    filled = k_positions.masked_fill(k_positions < 0, torch.iinfo(k_positions.dtype).max)  # those: after every query
     query, key = q_positions.unsqueeze(-1), filled.unsqueeze(-2)
     mask = key <= query
     return mask if window is None else mask & (key > query - window)
