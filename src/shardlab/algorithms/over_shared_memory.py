@@ -12,6 +12,7 @@ import torch
 
 from shardlab.algorithms.parts import in_order, parts
 from shardlab.algorithms.shared_memory import SharedMemory, Slots
+from shardlab.theory.traffic import NO_WIRE
 
 
 def all_reduce_one_shot(tensor: torch.Tensor, shared: SharedMemory) -> torch.Tensor:
@@ -145,4 +146,4 @@ def _recorded(op: str, tensor: torch.Tensor, shared: SharedMemory, num_bytes: in
     axis, size = shared.axis, tensor.nbytes if num_bytes is None else num_bytes
     # Not the words that comm uses: a rank that waits in gloo and one that waits here will never meet.
     detail = f"{tuple(tensor.shape)} {str(tensor.dtype).removeprefix('torch.')} in shared memory"
-    return axis.recorder.collective(op, axis.name, axis.ranks, detail, size)
+    return axis.recorder.collective(op, axis.name, axis.ranks, detail, size, route=NO_WIRE)

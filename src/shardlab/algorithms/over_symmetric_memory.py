@@ -9,6 +9,7 @@ from __future__ import annotations
 import torch
 
 from shardlab.comm.mesh import Axis
+from shardlab.theory.traffic import NO_WIRE
 from shardlab_kernels import all_reduce
 from shardlab_kernels.symmetric_memory import MAX_BLOCKS, SLOT_UNIT, SymmetricMemory
 
@@ -32,5 +33,8 @@ def run(algorithm: str, tensor: torch.Tensor, axis: Axis, memory: SymmetricMemor
         raise ValueError(f"the {axis.name} axis of {axis.size} ranks needs symmetric=symmetric_memory(of that axis)")
     detail = f"{tuple(tensor.shape)} {str(tensor.dtype).removeprefix('torch.')} in symmetric memory"
     on_cpu = tensor.device.type == "cpu"
-    with axis.recorder.collective("all_reduce", axis.name, axis.ranks, detail, tensor.nbytes, clocked=on_cpu):
+    recorded = axis.recorder.collective(
+        "all_reduce", axis.name, axis.ranks, detail, tensor.nbytes, clocked=on_cpu, route=NO_WIRE
+    )
+    with recorded:
         return KERNELS[algorithm](tensor, memory)

@@ -9,7 +9,7 @@ import sys
 import time
 from collections.abc import Sequence
 
-from shardlab.comm.table import Flight, Row
+from shardlab.comm.table import Row, Table
 from shardlab.launch import frames, pickles
 from shardlab.launch.boot import output_file
 from shardlab.launch.client import Server
@@ -41,7 +41,7 @@ class Live:
 
     def _open(self, backend: str, batch: bool) -> None:
         server, world_size = self.server, self.world_size
-        self.flight = Flight(os.path.join(self.folder, "flight"), world_size)
+        self.flight = Table(os.path.join(self.folder, "flight"), world_size)
         self._outputs = [open(output_file(self.folder, rank), "w+b") for rank in range(world_size)]
         config = {
             "pool": f"{os.path.basename(server.root)}.{os.path.basename(self.folder)}",

@@ -13,6 +13,7 @@ from shardlab.theory import per_rank
 from shardlab.theory.collectives import wire_bytes
 from shardlab.theory.degrees import Plan
 from shardlab.theory.split import check_tp
+from shardlab.theory.traffic import Route
 from shardlab.theory.transformer import Shape
 
 
@@ -22,7 +23,7 @@ class Transfer:
 
     num_bytes is the size S of nccl-tests, not what goes over the wire (collectives.wire_bytes says that).
     all_reduce, broadcast, send: the tensor; all_gather: the whole gathered result; reduce_scatter and
-    all_to_all: the whole input of a rank. seconds is for measurements and takes no part in comparison, so a
+    all_to_all: the whole input of a rank. seconds and route are for measurements and take no part in comparison, so a
     prediction equals a record of the same op, axis and bytes.
     """
 
@@ -30,6 +31,7 @@ class Transfer:
     axis: str
     num_bytes: int
     seconds: float | None = field(default=None, compare=False, repr=False)
+    route: Route | None = field(default=None, compare=False, repr=False)
 
 
 def sent_bytes(transfers: Iterable[Transfer], *, world_size: int) -> float:
