@@ -26,6 +26,8 @@ FAMILIES = ("llama-gqa", "llama-gqa-bias", "llama-mha-bias", "llama-mqa", "mistr
 # Axis -> whether a model of these sizes (transformers' names) can be split so. Said here again, in other words than
 # the code's, so that a plan which is refused without need is found as one that is let through.
 AXES: dict[str, Callable[[dict[str, int], Plan], bool]] = {
+    "dp": lambda sizes, plan: True,
+    "pp": lambda sizes, plan: plan.pp <= sizes["num_hidden_layers"],
     "tp": lambda sizes, plan: plan.tp <= sizes["num_attention_heads"],
 }
 

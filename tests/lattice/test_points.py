@@ -12,14 +12,19 @@ from tests.lattice.points import AXES, FAMILIES, LEAST_EACH, LEAST_PLANS, MOST_R
 # Legal points by family, by axis and by pair of axes. An issue that adds an axis or a family adds lines and raises
 # numbers; none is ever lowered.
 FLOOR = {
-    ("llama-gqa",): 8,
-    ("llama-gqa-bias",): 8,
-    ("llama-mha-bias",): 6,
-    ("llama-mqa",): 6,
-    ("mistral-window",): 6,
-    ("qwen3",): 6,
-    ("qwen3-bias",): 4,
-    ("tp",): 37,
+    ("llama-gqa",): 31,
+    ("llama-gqa-bias",): 31,
+    ("llama-mha-bias",): 29,
+    ("llama-mqa",): 29,
+    ("mistral-window",): 29,
+    ("qwen3",): 29,
+    ("qwen3-bias",): 27,
+    ("dp",): 119,
+    ("pp",): 77,
+    ("tp",): 107,
+    ("dp", "pp"): 35,
+    ("dp", "tp"): 42,
+    ("pp", "tp"): 35,
 }
 
 

@@ -55,13 +55,12 @@ def refusal(build: Callable[[], object]) -> str | None:
 def test_a_plan_is_refused_exactly_where_the_lattice_leaves_it_out(
     family: str, reference: Callable[[str], Reference]
 ) -> None:
-    folder, sizes = reference(family).folder, CASES[family][1]
-    shape = read_model_config(folder).shape
+    config, sizes = read_model_config(reference(family).folder), CASES[family][1]
     for point in (point for point in every() if point.family == family):
         plan = point.plan
         for rank in (0, plan.world_size - 1):
-            of_model = refusal(partial(Transformer.from_pretrained, folder, mesh_of(plan, rank)))
-            of_ledger = refusal(partial(ledger.of_rank, shape, plan, rank, batch=1, seq=1))
+            of_model = refusal(partial(Transformer, config, mesh_of(plan, rank), device="meta"))
+            of_ledger = refusal(partial(ledger.of_rank, config.shape, plan, rank, batch=1, seq=1))
             for said in (of_model, of_ledger):
                 if not point.refused:
                     assert said is None, point
@@ -79,3 +78,5 @@ def test_real_ranks_refuse_before_they_send(
     wanted = reference("qwen3-bias")
     with pytest.raises(RankError, match=r"ValueError.*tp=5 .*num_heads=4.*degrees that work: 1\.\.4"):
         pool(5).run(answer, wanted.folder, wanted.token_ids, 1, plan=Plan(tp=5))
+    with pytest.raises(RankError, match=r"ValueError.*pp=5 .*num_layers=3.*degrees that work: 1\.\.3"):
+        pool(5).run(answer, wanted.folder, wanted.token_ids, 1, plan=Plan(pp=5))

@@ -36,8 +36,8 @@ CUTTING = [
     Mutant(
         "a_shard_from_the_beginning",
         "layers/sharding.py",
-        "slice(self.held.start, self.held.stop) if i == self.dim",
-        "slice(0, len(self.held)) if i == self.dim",
+        "slice(held.start, held.stop) for held in self.held",
+        "slice(0, len(held)) for held in self.held",
         (f"{SHARDING}test_shard_then_unshard_is_the_tensor", f"{LAYERS}test_column[2-12-]"),
         elsewhere=True,
     ),
@@ -63,23 +63,21 @@ LINEAR = [
     Mutant(
         "no_reduce_after_a_row_parallel_product",
         "layers/linear.py",
-        "out = comm.all_reduce(partial, self.axis)",
+        "out = comm.all_reduce(partial, axis)",
         "out = partial",
         (f"{LAYERS}test_row[2-12-]", f"{LAYERS}test_mlp[3-37-]"),
     ),
     Mutant(
         "bias_before_the_reduce",
         "layers/linear.py",
-        "partial = ops.linear(local_x, self.local_weight)\n        out = comm.all_reduce(partial, self.axis)\n"
-        "        return out if self.bias is None else out.add_(self.bias)",
-        "partial = ops.linear(local_x, self.local_weight, self.bias)\n"
-        "        return comm.all_reduce(partial, self.axis)",
+        "    out = comm.all_reduce(partial, axis)\n    return out if bias is None else out.add_(bias)",
+        "    return comm.all_reduce(partial if bias is None else partial + bias, axis)",
         (f"{LAYERS}test_row[2-12-bias]",),
     ),
     Mutant(
         "bias_forgotten",
         "layers/linear.py",
-        "return out if self.bias is None else out.add_(self.bias)",
+        "return out if bias is None else out.add_(bias)",
         "return out",
         (f"{LAYERS}test_row[1-12-bias]", f"{LAYERS}test_attention[2-4-4-bias-]"),
     ),
@@ -104,8 +102,8 @@ ENDS = [
     Mutant(
         "no_reduce_of_the_embedding",
         "layers/embedding.py",
-        "return comm.all_reduce(partial, self.axis)",
-        "return partial",
+        "return comm.all_reduce(self.partial(tokens), self.axis)",
+        "return self.partial(tokens)",
         (f"{LAYERS}test_embedding[2-12]",),
     ),
     Mutant(
@@ -159,14 +157,14 @@ ATTENTION = [
     ),
     Mutant(
         "a_window_one_too_wide",
-        "ops/reference.py",
-        "return mask & (key > query - window)",
-        "return mask & (key >= query - window)",
+        "ops/positions.py",
+        "mask & (key > query - window)",
+        "mask & (key >= query - window)",
         (f"{ALONE}test_attend_is_the_formula", f"{MODEL}[mistral-window-2]"),
     ),
     Mutant(
         "chunks_see_the_future",
-        "ops/reference.py",
+        "ops/positions.py",
         "    mask = key <= query\n",
         "    mask = key >= 0 * query\n",
         (f"{ALONE}test_attend_is_the_formula", f"{MODEL}[llama-gqa-2]"),
@@ -174,16 +172,23 @@ ATTENTION = [
     Mutant(
         "the_newest_position_is_not_seen",
         "layers/kv_cache.py",
-        "return self.k[:, :, :stop], self.v[:, :, :stop]",
-        "seen = stop - 1 if k.shape[2] == 1 else stop\n        return self.k[:, :, :seen], self.v[:, :, :seen]",
+        "return self.cache.k[:, :, :stop], self.cache.v[:, :, :stop], None",
+        "stop -= k.shape[2] == 1\n        return self.cache.k[:, :, :stop], self.cache.v[:, :, :stop], None",
         (f"{MODEL}[qwen3-2]",),
     ),
     Mutant(
         "the_cache_is_written_from_its_start",
         "layers/kv_cache.py",
-        "self.k[:, :, self.length : stop] = k",
-        "self.k[:, :, : k.shape[2]] = k",
+        "self.cache.k[:, :, self.start : stop] = k",
+        "self.cache.k[:, :, : k.shape[2]] = k",
         (f"{MODEL}[llama-gqa-2]",),
+    ),
+    Mutant(
+        "every_row_is_as_long_as_the_fullest",
+        "layers/kv_cache.py",
+        "positions = (self.lengths.unsqueeze(1) + torch.arange(num_new)).to(device)",
+        "positions = (self.lengths.clamp(min=fullest).unsqueeze(1) + torch.arange(num_new)).to(device)",
+        ("tests/layers/test_kv_cache.py::test_rows_have_lengths_of_their_own",),
     ),
     Mutant(
         "norm_of_queries_and_keys_forgotten",

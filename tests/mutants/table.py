@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import random
 
-from tests.mutants import in_comm, in_layers, in_theory
+from tests.mutants import in_comm, in_layers, in_model, in_theory
 from tests.mutants.mutant import Mutant
 
-MUTANTS: list[Mutant] = [*in_theory.MUTANTS, *in_comm.MUTANTS, *in_layers.MUTANTS]
+MUTANTS: list[Mutant] = [*in_theory.MUTANTS, *in_comm.MUTANTS, *in_layers.MUTANTS, *in_model.MUTANTS]
 FEW = 5
 
 
