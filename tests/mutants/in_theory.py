@@ -8,6 +8,7 @@ DEGREES = "tests/theory/test_degrees.py::"
 SPLIT = "tests/theory/test_split.py::"
 RANKS = "tests/theory/test_ledger_ranks.py::"
 AXES = "tests/theory/test_ledger_axes.py::"
+POINT = "tests/lattice/test_conformance.py::test_a_point"
 
 GRID = [
     Mutant(
@@ -99,7 +100,7 @@ LEDGER = [
         "theory/ledger.py",
         'len(even_split(batch, plan.dp)[place["dp"]])',
         "len(even_split(batch, plan.dp)[0])",
-        (f"{RANKS}test_rows_that_dp_does_not_divide",),
+        (f"{RANKS}test_rows_that_dp_does_not_divide", f"{POINT}[llama-gqa on dp2 tp2]"),
         elsewhere=True,
     ),
     Mutant(
@@ -107,7 +108,7 @@ LEDGER = [
         "theory/ledger.py",
         "TOKEN_BYTES = 8",
         "TOKEN_BYTES = 4",
-        (f"{RANKS}test_a_middle_stage_only_passes_on",),
+        (f"{RANKS}test_a_middle_stage_only_passes_on", f"{POINT}[llama-gqa on pp2]"),
     ),
     Mutant(
         "a_decode_step_too_many",
