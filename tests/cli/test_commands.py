@@ -62,6 +62,7 @@ def test_run_lists_the_programs() -> None:
     assert all(len(line) <= 110 for line in done.stdout.splitlines())
 
 
+@pytest.mark.ranks
 def test_run_prints_results_and_bytes() -> None:
     done = shardlab("run", "tensor.all_reduce", "--tp", "2", "--set", "num_bytes=1048576")
     assert done.returncode == 0, done.stderr
@@ -70,6 +71,7 @@ def test_run_prints_results_and_bytes() -> None:
     assert "on the wire" in done.stdout
 
 
+@pytest.mark.ranks
 def test_a_rank_that_fails_is_named_with_exit_code_1() -> None:
     done = shardlab("run", "tensor.all_reduce", "--tp", "2", "--set", "num_bytes=64", "--set", "dtype=int3")
     assert done.returncode == 1
