@@ -12,6 +12,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal
 
+from shardlab.measure.machine import num_cores
+
 State = Literal["ok", "without", "missing"]
 
 
@@ -68,7 +70,7 @@ def _python(what: str) -> Finding:
 
 
 def _cores(what: str) -> Finding:
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cores = num_cores()
     text = f"{cores} {'core' if cores == 1 else 'cores'} for this process"
     if cores == 1:
         return Finding(what, "without", text, "ranks take turns on one core: bytes are right, times say nothing")

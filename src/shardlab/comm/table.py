@@ -25,6 +25,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from shardlab.comm.recorder import POINT_TO_POINT
+from shardlab.measure.machine import num_cores
 
 _ROW_HEAD = struct.Struct("<QddQ")  # run, waited_s, late_s, lanes in use
 _LANE_HEAD = struct.Struct("<QQI20s")  # last number posted, last number done, key, axis; then a bit mask of ranks
@@ -34,11 +35,6 @@ _RECORD_BYTES = 256
 _SLOTS = 4  # a checked rank is at most one collective ahead of its peers: the record that they read is still there
 _LANES = 16
 _NUM_YIELDS = 400
-
-
-def num_cores() -> int:
-    """Cores that this process may run on."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 class CollectiveMismatch(RuntimeError):

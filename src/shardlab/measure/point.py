@@ -11,8 +11,6 @@ from shardlab.measure import record
 from shardlab.measure.record import Provenance, Value
 from shardlab.theory import collectives
 
-COUNTED = ("on the wire", "in shared memory", "recorded")
-
 
 @dataclass(frozen=True)
 class Point:
