@@ -17,6 +17,7 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeEl
 from rich.table import Table
 
 from benchmarks import Row
+from benchmarks.goals import name_of
 from shardlab.measure.machine import num_cores
 
 MODULES = {
@@ -97,7 +98,7 @@ def machine() -> str:
 
 
 def _cells(row: Row) -> tuple[str, ...]:
-    return row.goal, row.what, row.measured, row.wanted, {True: "met", False: "NOT MET", None: ""}[row.met]
+    return name_of(row.goal), row.what, row.measured, row.wanted, {True: "met", False: "NOT MET", None: ""}[row.met]
 
 
 if __name__ == "__main__":

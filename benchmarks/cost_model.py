@@ -1,4 +1,4 @@
-"""C4, C9, C11: a cost model of this machine, calibrated in three seconds, and what it is good for.
+"""A cost model of this machine, calibrated in three seconds, and what it is good for.
 
 C9: how far it is off at sizes that it was not fitted to. C11: whether it knows where algorithms change places. C4: what
 choosing by it gains over torch.distributed's all_reduce, when only send and recv may be used.

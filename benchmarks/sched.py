@@ -1,4 +1,4 @@
-"""C3: SCHED_BATCH, the scheduling class that every rank takes, against the default one.
+"""SCHED_BATCH, the scheduling class that every rank takes, against the default one.
 
 Where ranks outnumber cores, a collective is a relay: each rank waits for its neighbour. The default class
 lets a rank that has just been woken push out the one that runs, which is often the one that everybody waits
