@@ -146,7 +146,7 @@ def test_moving_rows_to_experts_and_back() -> None:
             "tpu_v4: the catalogue has no number",
         ),
         (
-            lambda: blocks.cached_that_pays(H100, kv_heads=8, head_dim=128, ranks=1, exchange_s=1e-6),
+            lambda: blocks.break_even_cached(H100, kv_heads=8, head_dim=128, ranks=1, exchange_s=1e-6),
             "ranks=1: 2 or more",
         ),
     ],
@@ -207,8 +207,8 @@ def test_c13_a_short_cache_is_read_before_ranks_have_spoken() -> None:
     rows = read_published(PUBLISHED / "allreduce_8xh100.csv")
     fastest = min(row.seconds for row in rows if row.world_size == 2 and row.num_bytes <= 4096)
     assert fastest == pytest.approx(3.7e-6)
-    paying = blocks.cached_that_pays(H100, kv_heads=8, head_dim=128, ranks=2, exchange_s=fastest)
-    assert paying == pytest.approx(6052, abs=1)
+    break_even = blocks.break_even_cached(H100, kv_heads=8, head_dim=128, ranks=2, exchange_s=fastest)
+    assert break_even == pytest.approx(6052, abs=1)
 
     def layer_s(cached: int, ranks: int) -> float:
         read = 2 * 8 * 128 * 2 * cached / ranks / H100.hbm_Bps
@@ -216,4 +216,4 @@ def test_c13_a_short_cache_is_read_before_ranks_have_spoken() -> None:
 
     assert layer_s(2048, 2) > layer_s(2048, 1)
     assert layer_s(131_072, 2) < 0.6 * layer_s(131_072, 1)
-    assert layer_s(round(paying), 2) == pytest.approx(layer_s(round(paying), 1), rel=1e-3)
+    assert layer_s(round(break_even), 2) == pytest.approx(layer_s(round(break_even), 1), rel=1e-3)

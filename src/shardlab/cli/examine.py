@@ -19,9 +19,7 @@ State = Literal["ok", "without", "missing"]
 
 @dataclass(frozen=True)
 class Finding:
-    """One line of the report. "without": the labs go on, with less. "missing": nothing runs before it is
-    mended.
-    """
+    """One line of the report. "without": the labs go on, with less. "missing": nothing runs until it is there."""
 
     what: str
     state: State
@@ -37,7 +35,7 @@ def examine() -> Iterator[Finding]:
         except ImportError as error:
             advice = "make the environment again: pip install -r requirements.lock"
             yield Finding(what, "missing", f"{error.name or error} is not installed", advice)
-        except Exception as error:  # a doctor who faints helps nobody
+        except Exception as error:  # one look that fails must not hide the others
             yield Finding(what, "without", f"could not be examined: {type(error).__name__}: {error}")
 
 
@@ -46,7 +44,7 @@ def summary(findings: list[Finding]) -> str:
     states = {finding.what: finding.state for finding in findings}
     missing = [finding.what for finding in findings if finding.state == "missing"]
     if missing:
-        return f"Not ready: mend {', '.join(missing)} first."
+        return f"Not ready: {', '.join(missing)} first."
     gpus = states.get("GPUs") == "ok"
     ranks = "Ranks run on the CPU through gloo" + (", or one on each GPU through NCCL" if gpus else "")
     bytes_ = (

@@ -1,4 +1,4 @@
-"""The cost model on other people's all-reduces: what it was fitted to, and how far off it is on the rest (goal C10).
+"""The cost model on other people's all-reduces: what it was fitted to, and how far off it is on the rest.
 
 shardlab.compare.held_out is the protocol: what is fitted, what is held out, and why. Here are the errors, beside those
 of the plain alpha-beta line and of NCCL's own model. No torch here. The fit needs scipy, so `shardlab.compare.tables`,

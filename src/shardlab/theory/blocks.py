@@ -61,12 +61,12 @@ def decode_s(
     return (read / busy_share(blocks, accelerator.num_sms) + partial) / accelerator.hbm_Bps
 
 
-def cached_that_pays(
+def break_even_cached(
     accelerator: Accelerator, *, kv_heads: int, head_dim: int, ranks: int, exchange_s: float, item_bytes: int = 2
 ) -> float:
     """Cached positions of one layer above which `ranks` ranks that share the cache decode faster than one.
 
-    They save (1 - 1 / ranks) of reading it, at the full rate of the HBM, and pay exchange_s to merge their parts.
+    They save (1 - 1 / ranks) of reading it, at the full rate of the HBM, and take exchange_s to merge their parts.
     Raises ValueError for fewer than two ranks.
     """
     check_sizes(kv_heads=kv_heads, head_dim=head_dim)
