@@ -1,4 +1,4 @@
-"""One word for one thing: the words that the book and the code do without (HOUSE's vocabulary), and where they still are."""
+"""One word for one thing: the words that the book and the code do without, and the files in which they still are."""
 
 from __future__ import annotations
 
