@@ -20,10 +20,12 @@ POSITIONS = 4  # of a tile; heads fill the rest, so that angles are read once fo
 def reference(
     q: torch.Tensor, k: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """q[B,N,S,H], k[B,K,S,H], cos[S,H], sin[S,H] -> q and k turned: x * cos + (-second half, first half) * sin.
+    """q[B,N,S,H], k[B,K,S,H], cos, sin [S,H] or [B,S,H] -> q and k turned: x * cos + (-second half, first half) * sin.
 
     In torch, for each of q and k, in units of its nbytes: two products 4, negation 1, concatenation 2, sum 3 = 10.
     """
+    if cos.dim() == 3:
+        cos, sin = cos.unsqueeze(1), sin.unsqueeze(1)
     return _turned(q, cos, sin), _turned(k, cos, sin)
 
 
@@ -39,7 +41,7 @@ def moved_bytes(q: torch.Tensor, k: torch.Tensor, cos: torch.Tensor) -> int:
 
 @triton.jit
 def _turn(
-    x_ptr, stride_b, stride_n, stride_s, cos_ptr, sin_ptr, num_heads, first_head, S, H,
+    x_ptr, stride_b, stride_n, stride_s, cos_ptr, sin_ptr, angles_stride_b, num_heads, first_head, S, H,
     HEADS: tl.constexpr, POSITIONS: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     """Turn the pairs of one tile x[b, HEADS, POSITIONS, :]. A thread reads both of a pair before it writes them."""
@@ -48,9 +50,11 @@ def _turn(
     pairs = tl.arange(0, BLOCK)[None, None, :]
     half = H // 2
     turning = (positions < S) & (pairs < half)
-    cos = tl.load(cos_ptr + positions * H + pairs, mask=turning, other=0.0).to(tl.float32)
-    sin = tl.load(sin_ptr + positions * H + pairs, mask=turning, other=0.0).to(tl.float32)
-    first_ptr = x_ptr + tl.program_id(2).to(tl.int64) * stride_b
+    b = tl.program_id(2).to(tl.int64)
+    angles = positions * H + pairs
+    cos = tl.load(cos_ptr + b * angles_stride_b + angles, mask=turning, other=0.0).to(tl.float32)
+    sin = tl.load(sin_ptr + b * angles_stride_b + angles, mask=turning, other=0.0).to(tl.float32)
+    first_ptr = x_ptr + b * stride_b
     first_ptr += heads.to(tl.int64) * stride_n + positions.to(tl.int64) * stride_s + pairs
     inside = (heads < num_heads) & turning
     first = tl.load(first_ptr, mask=inside, other=0.0).to(tl.float32)
@@ -61,26 +65,35 @@ def _turn(
 
 @triton.jit
 def _rope_kernel(
-    q_ptr, k_ptr, cos_ptr, sin_ptr, q_stride_b, q_stride_n, q_stride_s, k_stride_b, k_stride_n, k_stride_s, N, K, S, H,
+    q_ptr, k_ptr, cos_ptr, sin_ptr, q_stride_b, q_stride_n, q_stride_s, k_stride_b, k_stride_n, k_stride_s,
+    angles_stride_b, N, K, S, H,
     HEADS: tl.constexpr, POSITIONS: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     first_head = tl.program_id(1) * HEADS
     q_heads = tl.cdiv(N, HEADS) * HEADS  # a program turns heads of q, or heads of k
     if first_head < q_heads:
-        _turn(q_ptr, q_stride_b, q_stride_n, q_stride_s, cos_ptr, sin_ptr, N, first_head, S, H, HEADS, POSITIONS, BLOCK)
+        _turn(
+            q_ptr, q_stride_b, q_stride_n, q_stride_s, cos_ptr, sin_ptr, angles_stride_b, N, first_head, S, H,
+            HEADS, POSITIONS, BLOCK,
+        )  # fmt: skip
     else:
         first_head -= q_heads
-        _turn(k_ptr, k_stride_b, k_stride_n, k_stride_s, cos_ptr, sin_ptr, K, first_head, S, H, HEADS, POSITIONS, BLOCK)
+        _turn(
+            k_ptr, k_stride_b, k_stride_n, k_stride_s, cos_ptr, sin_ptr, angles_stride_b, K, first_head, S, H,
+            HEADS, POSITIONS, BLOCK,
+        )  # fmt: skip
 
 
 def rope_(q: torch.Tensor, k: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> None:
-    """q[B,N,S,H], k[B,K,S,H], cos[S,H], sin[S,H] -> None: q and k turn in place. Calculated in fp32, rounded once.
+    """q[B,N,S,H], k[B,K,S,H], cos, sin [S,H] or [B,S,H] -> None: q and k turn in place, in fp32, rounded once.
 
-    q and k may be views with any strides, the last dim contiguous. cos and sin share a dtype, q's or fp32; only their
-    first halves are read, the second repeats the first. Raises ValueError for shapes, dtypes, devices or strides that
-    do not fit, for H odd or beyond 256, and for memory that would be turned twice (expanded, or q and k the same).
+    All rows share the angles, or each has its own. q and k may be views with any strides, the last dim contiguous.
+    cos and sin share a dtype, q's or fp32; only their first halves are read, the second repeats the first.
+    Raises ValueError for shapes, dtypes, devices or strides that do not fit, for H odd or beyond 256, and for memory
+    that would be turned twice (expanded, or q and k the same).
     """
-    size = sizes(q=(q, "B N S H"), k=(k, "B K S H"), cos=(cos, "S H"), sin=(sin, "S H"))
+    angles = "B S H" if cos.dim() == 3 else "S H"
+    size = sizes(q=(q, "B N S H"), k=(k, "B K S H"), cos=(cos, angles), sin=(sin, angles))
     check_dtype(q=q, k=k)
     check_dtype(cos=cos, sin=sin)
     check_device(q=q, k=k, cos=cos, sin=sin)
@@ -101,7 +114,8 @@ def rope_(q: torch.Tensor, k: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor
     grid = (cdiv(s, positions), cdiv(n, heads) + cdiv(num_kv, heads), b)
     launch(
         _rope_kernel, grid,
-        q, k, cos.contiguous(), sin.contiguous(), *q.stride()[:3], *k.stride()[:3], n, num_kv, s, h,
+        q, k, cos.contiguous(), sin.contiguous(), *q.stride()[:3], *k.stride()[:3],
+        s * h if cos.dim() == 3 else 0, n, num_kv, s, h,
         HEADS=heads, POSITIONS=positions, BLOCK=block,
     )  # fmt: skip
 

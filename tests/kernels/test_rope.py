@@ -18,6 +18,14 @@ def angles(s: int, h: int, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tens
     return turns.cos().to(DEVICE, dtype), turns.sin().to(DEVICE, dtype)
 
 
+def row_angles(b: int, s: int, h: int, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
+    """cos[B,S,H], sin[B,S,H]: each row at positions of its own, in no order."""
+    positions = torch.randint(0, 50, (b, s, 1), generator=torch.Generator().manual_seed(2)).double()
+    turns = positions * 100.0 ** -torch.linspace(0, 1, h // 2).double()
+    turns = torch.cat((turns, turns), dim=-1)
+    return turns.cos().to(DEVICE, dtype), turns.sin().to(DEVICE, dtype)
+
+
 def heads(b: int, n: int, s: int, h: int, dtype: torch.dtype, seed: int) -> torch.Tensor:
     """[B,N,S,H] as a projection leaves it: [B,S,N,H] in memory."""
     return draw(b, s, n, h, dtype=dtype, seed=seed).transpose(1, 2)
@@ -46,6 +54,21 @@ def test_every_number_of_positions_and_heads(s: int, n: int, k: int) -> None:
 @pytest.mark.parametrize("s", (127, 128, 129))
 def test_many_positions(s: int) -> None:
     check(heads(2, 3, s, 16, torch.float32, 0), heads(2, 1, s, 16, torch.float32, 1), *angles(s, 16, torch.float32))
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("s", (1, 5, 37))
+@pytest.mark.parametrize(("b", "n", "k", "h"), [(1, 2, 1, 16), (3, 9, 3, 64), (2, 1, 4, 6), (4, 3, 0, 80)])
+def test_every_row_at_positions_of_its_own(b: int, n: int, k: int, h: int, s: int, dtype: torch.dtype) -> None:
+    check(heads(b, n, s, h, dtype, 0), heads(b, k, s, h, dtype, 1), *row_angles(b, s, h, dtype))
+
+
+def test_angles_of_rows_that_are_a_view_of_others() -> None:
+    dtype = torch.float32
+    cos, sin = (x[:, ::2].transpose(0, 1) for x in row_angles(5, 6, 16, dtype))  # [3,5,H], strided
+    check(heads(3, 2, 5, 16, dtype, 0), heads(3, 1, 5, 16, dtype, 1), cos, sin)
+    cos, sin = (x.expand(3, 5, 16) for x in angles(5, 16, dtype))
+    check(heads(3, 2, 5, 16, dtype, 0), heads(3, 1, 5, 16, dtype, 1), cos, sin)
 
 
 def test_heads_that_lie_one_after_another() -> None:
@@ -115,14 +138,17 @@ def test_no_heads_of_k_here() -> None:
     s=st.integers(1, 20),
     half=st.integers(1, 70),
     dtype=st.sampled_from(DTYPES),
+    by_row=st.booleans(),
 )
-def test_any_size(b: int, n: int, k: int, s: int, half: int, dtype: torch.dtype) -> None:
-    check(heads(b, n, s, 2 * half, dtype, 0), heads(b, k, s, 2 * half, dtype, 1), *angles(s, 2 * half, dtype))
+def test_any_size(b: int, n: int, k: int, s: int, half: int, dtype: torch.dtype, by_row: bool) -> None:
+    cos, sin = row_angles(b, s, 2 * half, dtype) if by_row else angles(s, 2 * half, dtype)
+    check(heads(b, n, s, 2 * half, dtype, 0), heads(b, k, s, 2 * half, dtype, 1), cos, sin)
 
 
 def test_bytes() -> None:
     q, k, cos = torch.empty(2, 4, 5, 8), torch.empty(2, 1, 5, 8), torch.empty(5, 8)
     assert rope.moved_bytes(q, k, cos) == (2 * (320 + 80) + 2 * 20) * 4
+    assert rope.moved_bytes(q, k, torch.empty(2, 5, 8)) == (2 * (320 + 80) + 2 * 40) * 4
 
 
 def call(**changed: torch.Tensor) -> None:
@@ -137,6 +163,8 @@ def call(**changed: torch.Tensor) -> None:
     [
         ({"k": torch.zeros(2, 1, 6, 8)}, r"k\(2, 1, 6, 8\) has S=6, q\(2, 4, 5, 8\) has S=5"),
         ({"sin": torch.zeros(5, 4)}, r"sin\(5, 4\) has H=4"),
+        ({"sin": torch.zeros(2, 5, 8)}, r"sin\[S,H\] is needed"),
+        ({"cos": torch.zeros(3, 5, 8)}, r"cos\(3, 5, 8\) has B=3"),
         ({"q": torch.zeros(4, 5, 8)}, r"q\[B,N,S,H\] is needed"),
         ({"k": torch.zeros(2, 1, 5, 8, dtype=torch.float16)}, "k is torch.float16"),
         ({"sin": torch.zeros(5, 8, dtype=torch.float16)}, "sin is torch.float16"),

@@ -20,10 +20,9 @@ from shardlab import comm, ops
 from shardlab.comm.mesh import Axis, Mesh
 from shardlab.layers import attention, embedding, kv_cache, linear, rope
 from shardlab.layers.embedding import VocabParallelEmbedding, VocabParallelLogits
-from shardlab.layers.kv_cache import LayerCache
 from shardlab.layers.linear import RowParallelLinear
 from shardlab.layers.sharding import split_heads
-from shardlab.model import transformer
+from shardlab.model import block, transformer
 from shardlab.ops import reference as torch_ops
 from shardlab.theory.split import even_split
 from tests.model.programs import Outcome, outcome
@@ -76,18 +75,18 @@ def two_shards_swapped() -> AbstractContextManager[Any]:
 
 @mutant
 def bias_on_every_rank() -> AbstractContextManager[Any]:
-    def forward(self: RowParallelLinear, local_x: torch.Tensor) -> torch.Tensor:
-        return comm.all_reduce(ops.linear(local_x, self.local_weight, self.bias), self.axis)
+    def partial(self: RowParallelLinear, local_x: torch.Tensor) -> torch.Tensor:
+        return ops.linear(local_x, self.local_weight, self.bias)
 
-    return mock.patch.object(RowParallelLinear, "forward", forward)
+    return mock.patch.object(RowParallelLinear, "partial", partial)
 
 
 @mutant
 def bias_forgotten() -> AbstractContextManager[Any]:
-    def forward(self: RowParallelLinear, local_x: torch.Tensor) -> torch.Tensor:
-        return comm.all_reduce(ops.linear(local_x, self.local_weight), self.axis)
+    def reduce(partial: torch.Tensor, axis: Axis, bias: torch.Tensor | None = None) -> torch.Tensor:
+        return comm.all_reduce(partial, axis)
 
-    return mock.patch.object(RowParallelLinear, "forward", forward)
+    return mock.patch.object(block, "reduce_partial", reduce)
 
 
 @mutant
@@ -114,21 +113,21 @@ def kv_heads_of_the_neighbour() -> AbstractContextManager[Any]:
 
 @mutant
 def no_offset_in_decode() -> AbstractContextManager[Any]:
-    def cos_sin(per_position: torch.Tensor, start: int, num: int, dtype: torch.dtype):
-        return rope.cos_sin(per_position, 0, num, dtype)
+    def cos_sin(per_position: torch.Tensor, positions: torch.Tensor, dtype: torch.dtype):
+        return rope.cos_sin(per_position, positions - positions.min(), dtype)
 
     return mock.patch.object(transformer, "cos_sin", cos_sin)
 
 
 @mutant
 def cache_one_position_late() -> AbstractContextManager[Any]:
-    honest = kv_cache.LayerCache.append
+    honest = kv_cache._Alike.append
 
-    def append(self: LayerCache, k: torch.Tensor, v: torch.Tensor):
+    def append(self: Any, k: torch.Tensor, v: torch.Tensor):
         seen = honest(self, k, v)
-        return (seen[0][:, :, :-1], seen[1][:, :, :-1]) if k.shape[2] == 1 else seen
+        return (seen[0][:, :, :-1], seen[1][:, :, :-1], None) if k.shape[2] == 1 else seen
 
-    return mock.patch.object(LayerCache, "append", append)
+    return mock.patch.object(kv_cache._Alike, "append", append)
 
 
 @mutant
@@ -141,11 +140,10 @@ def chunks_see_the_future() -> AbstractContextManager[Any]:
 
 @mutant
 def tokens_of_others_not_masked() -> AbstractContextManager[Any]:
-    def forward(self: VocabParallelEmbedding, tokens: torch.Tensor) -> torch.Tensor:
-        rows = (tokens - self.held.start).clamp(0, len(self.held) - 1)
-        return comm.all_reduce(F.embedding(rows, self.local_weight), self.axis)
+    def partial(self: VocabParallelEmbedding, tokens: torch.Tensor) -> torch.Tensor:
+        return F.embedding((tokens - self.held.start).clamp(0, len(self.held) - 1), self.local_weight)
 
-    return mock.patch.object(VocabParallelEmbedding, "forward", forward)
+    return mock.patch.object(VocabParallelEmbedding, "partial", partial)
 
 
 @mutant

@@ -17,11 +17,11 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from shardlab import ops
 from shardlab.comm.mesh import Mesh
 from shardlab.layers import DeviceKVCache
 from shardlab.model import Transformer
 from shardlab.model.config import ModelConfig
+from shardlab.ops import dispatch
 from shardlab.theory.transformer import Shape
 from shardlab_kernels import launch
 from shardlab_kernels.heads import HeadMap
@@ -54,7 +54,7 @@ def pretended_gpu() -> Iterator[list[str]]:
     properties = SimpleNamespace(multi_processor_count=132)
     with (
         mock.patch.object(launch, "_start", start),
-        mock.patch.object(ops, "_head_map", head_map),  # made once, before a capture
+        mock.patch.object(dispatch, "_head_map", head_map),  # made once, before a capture
         mock.patch.object(torch.cuda, "get_device_properties", lambda device: properties),
         mock.patch.object(FakeTensor, "data_ptr", lambda self: 16 * id(self)),
         FakeTensorMode(allow_non_fake_inputs=True),
@@ -67,18 +67,16 @@ def pretended_gpu() -> Iterator[list[str]]:
 @pytest.mark.parametrize("batch", [1, 2])
 def test_a_step_copies_nothing_from_the_host_and_asks_for_no_number(batch: int) -> None:
     with pretended_gpu() as launched:
-        model = Transformer(ModelConfig(SHAPE), Mesh.single("cuda")["tp"], dtype=torch.bfloat16, device="cuda")
+        model = Transformer(ModelConfig(SHAPE), Mesh.single("cuda"), dtype=torch.bfloat16, device="cuda")
         cache = model.new_cache(batch, 40)
-        for layer in cache.layers:
-            layer.length = 9
+        cache.advance(9)
         on_device = DeviceKVCache(cache)
         tokens = torch.zeros(batch, 1, dtype=torch.int64, device="cuda")
         model(tokens, on_device)  # what is made once is made now
         launched.clear()
         with OneDevice():
             logits = model(tokens, on_device)
-            on_device.advance()
-        assert logits.shape == (batch, 1, 101) and logits.device.type == "cuda"
+        assert logits is not None and logits.shape == (batch, 1, 101) and logits.device.type == "cuda"
     product = "_one_row_kernel" if batch == 1 else "_rows_kernel"
     attention = ["_rms_norm_kernel", *[product] * 3, "_rope_kernel", "_flash_decode_kernel", product]
     mlp = ["_rms_norm_kernel", product, product, "_silu_mul_kernel", product]

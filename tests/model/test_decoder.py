@@ -13,6 +13,7 @@ import torch
 from shardlab import Plan, Ranks, Transformer, ops
 from shardlab.comm.mesh import Mesh
 from shardlab.model.decoder import Decoder
+from shardlab.ops import dispatch
 from tests.model.tiny import Reference
 
 # Head dims that the kernels take; a window; biases; norms of q and k.
@@ -74,13 +75,13 @@ def test_kernels_are_really_called(reference: Callable[[str], Reference], monkey
     called: set[str] = set()
 
     def watch(name: str) -> None:
-        honest = getattr(ops, name)
+        honest = getattr(dispatch, name)
 
         def watched(*args: Any, **kwargs: Any) -> Any:
             called.add(name)
             return honest(*args, **kwargs)
 
-        monkeypatch.setattr(ops, name, watched)
+        monkeypatch.setattr(dispatch, name, watched)
 
     names = {"flash_attention", "flash_decode", "rope_", "skinny_matmul"}
     for name in names:

@@ -77,4 +77,7 @@ def make_groups(plan: Plan) -> dict[tuple[int, ...], dist.ProcessGroup]:
     """
     lines = dict.fromkeys(line for name in ALL_AXES for line in groups(plan, name) if len(line) > 1)
     whole = tuple(range(dist.get_world_size())) if lines else ()
-    return {line: dist.group.WORLD if line == whole else dist.new_group(list(line)) for line in lines}
+    made = {}
+    for line in lines:
+        made[line] = dist.group.WORLD if line == whole else dist.new_group(list(line))
+    return made
