@@ -18,16 +18,14 @@ COMMAND_LINES = ("shardlab.cli.", "shardlab_kernels.bench.__main__")
 LOADS_BY_NAME = {"shardlab", "shardlab.theory", "shardlab.cli.run", "shardlab.launch.server"}
 MOST_LINES = 250
 
-# What is still to do, as found in the tree.
-HIDDEN = {("shardlab.model.transformer", "shardlab.model.load")}
-CIRCLES = [{f"shardlab.model.{name}" for name in ("decoder", "generate", "load", "transformer")}]
+# Longer than that today: split them, and take them off.
 LONG = {"shardlab.comm.table": 274, "shardlab.theory.transformer": 261}
 
 
 def test_no_import_of_our_own_is_hidden_in_a_function() -> None:
     hidden = {(one.importer, one.module) for one in all_imports() if one.hidden}
     found = {(importer, module) for importer, module in hidden if not f"{importer}.".startswith(COMMAND_LINES)}
-    assert found == HIDDEN, "new ones are hidden, or the list in this file is longer than it needs to be"
+    assert found == set()
 
 
 def test_only_four_files_load_a_module_by_a_name_made_at_run_time() -> None:
@@ -36,10 +34,7 @@ def test_only_four_files_load_a_module_by_a_name_made_at_run_time() -> None:
 
 
 def test_no_circle_between_files() -> None:
-    found = circles(all_imports())
-    new = [sorted(circle) for circle in found if not any(circle <= known for known in CIRCLES)]
-    assert new == []
-    assert sum(map(len, found)) == sum(map(len, CIRCLES)), "a circle got smaller: shorten the list in this file"
+    assert [sorted(circle) for circle in circles(all_imports())] == []
 
 
 def test_no_loose_module_at_the_top() -> None:
