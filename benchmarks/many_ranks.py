@@ -1,4 +1,4 @@
-"""C24: many ranks on few cores: an all_reduce as the axis chooses it against gloo's, the start, the memory of a rank."""
+"""C24: many ranks on few cores: the all_reduce that the axis chooses against gloo's, the start, a rank's memory."""
 
 from __future__ import annotations
 

@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from shardlab.cli.generate import _echoed
+from shardlab.cli.generate import COLLECTIVES, _echoed
+from shardlab.launch import carried
 
 
 def test_text_appears_while_the_writer_still_writes(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -36,6 +37,10 @@ def test_nobody_writes_and_nothing_hangs(monkeypatch: pytest.MonkeyPatch) -> Non
     with pytest.raises(RuntimeError, match="a rank died"):
         with _echoed():
             raise RuntimeError("a rank died")
+
+
+def test_the_names_here_are_those_that_there_are() -> None:
+    assert set(COLLECTIVES) == {"backend", *carried.NAMES}
 
 
 @pytest.fixture(scope="module")
@@ -72,10 +77,11 @@ def shardlab(*args: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, timeout=110, env=env, check=False)
 
 
+@pytest.mark.ranks
 @pytest.mark.slow
 def test_the_answer_is_the_same_for_every_t(tiny_model: Path) -> None:
     answers = set()
-    for tp in (1, 2, 3):
+    for tp, collectives in ((1, "backend"), (2, "backend"), (3, "backend"), (3, "cheapest")):
         done = shardlab(
             "generate",
             "what is the capital",
@@ -85,6 +91,8 @@ def test_the_answer_is_the_same_for_every_t(tiny_model: Path) -> None:
             str(tiny_model),
             "--max-tokens",
             "9",
+            "--collectives",
+            collectives,
         )
         assert done.returncode == 0, done.stderr
         assert re.search(rf"9 tokens on {tp} ranks?: [\d.]+ tokens/s", done.stderr)

@@ -38,12 +38,11 @@ class Pending(Generic[Result]):
         finish: Callable[[], Result],
         recorder: Recorder | None = None,
         posted: Posted | None = None,
-        works: Sequence[Any] = (),
         seconds: float | None = None,
     ) -> None:
         """`finish` makes the result of what has arrived. seconds: what posting took; None where nobody clocks it."""
         self._finish, self._recorder, self._posted = finish, recorder, posted
-        self._works, self._seconds = works, seconds
+        self._seconds = seconds
         self._result: list[Result] = []
 
     @property
@@ -65,7 +64,7 @@ class Pending(Generic[Result]):
     def _wait(self, recorder: Recorder, posted: Posted) -> None:
         started = time.perf_counter()
         with recorder.waiting(posted):
-            for work in self._works:
+            for work in posted.works:
                 work.wait()
         if self._seconds is not None:
             recorder.clock(posted, self._seconds + time.perf_counter() - started)
@@ -84,12 +83,12 @@ def post(
     posted = axis.recorder.post(op, axis.name, axis.ranks, detail, sent, tensors)
     started = time.perf_counter()
     try:
-        works = start()
+        posted.works = start()
     except BaseException:
         axis.recorder.abandon(posted)
         raise
     on_cpu = all(tensor.device.type == "cpu" for tensor in tensors)
-    return Pending(finish, axis.recorder, posted, works, time.perf_counter() - started if on_cpu else None)
+    return Pending(finish, axis.recorder, posted, time.perf_counter() - started if on_cpu else None)
 
 
 def post_all_reduce(partial: torch.Tensor, axis: Axis) -> Pending[torch.Tensor]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any, Protocol
 
@@ -43,6 +43,7 @@ class Posted:
 
     def __init__(self, op: str, axis: str, entry: Any, check: bool, transfers: list[Transfer], keep: Any) -> None:
         self.op, self.axis, self.entry, self.check, self.transfers, self.keep = op, axis, entry, check, transfers, keep
+        self.works: Sequence[Any] = ()  # the backend's own: where nobody held those of an open exchange, gloo hung
 
 
 class Recorder:

@@ -80,18 +80,19 @@ class _Alike:
 
 @dataclass(frozen=True)
 class _Apart:
-    """Each row goes on at a place of its own: positions[B,S]. The first `stop` of the storage are handed on."""
+    """Each row goes on at a place of its own: rows[B,1], positions[B,S]. What is handed on ends at `stop`."""
 
     cache: LayerCache
+    rows: torch.Tensor
     positions: torch.Tensor
     lengths: torch.Tensor
     stop: int
 
     def append(self, k: torch.Tensor, v: torch.Tensor) -> Appended:
-        rows = torch.arange(k.shape[0], device=k.device).unsqueeze(1)
-        self.cache.k.transpose(1, 2)[rows, self.positions] = k.transpose(1, 2)
-        self.cache.v.transpose(1, 2)[rows, self.positions] = v.transpose(1, 2)
-        return self.cache.k[:, :, : self.stop], self.cache.v[:, :, : self.stop], self.lengths
+        at = (self.rows, self.positions)
+        self.cache.k.transpose(1, 2).index_put_(at, k.transpose(1, 2))
+        self.cache.v.transpose(1, 2).index_put_(at, v.transpose(1, 2))
+        return self.cache.k.narrow(2, 0, self.stop), self.cache.v.narrow(2, 0, self.stop), self.lengths
 
 
 class KVCache:
@@ -117,8 +118,8 @@ class KVCache:
             return Step(positions, [_Alike(layer, fullest) for layer in self.layers])
         positions = (self.lengths.unsqueeze(1) + torch.arange(num_new)).to(device)
         lengths = (self.lengths + num_new).to(device, torch.int32)
-        stop = fullest + num_new
-        return Step(positions, [_Apart(layer, positions, lengths, stop) for layer in self.layers])
+        each, stop = torch.arange(rows, device=device).unsqueeze(1), fullest + num_new
+        return Step(positions, [_Apart(layer, each, positions, lengths, stop) for layer in self.layers])
 
     def advance(self, num_new: int) -> None:
         """`num_new` positions more are filled, in every row and layer."""
@@ -158,7 +159,8 @@ class DeviceKVCache:
         self._lengths = cache.lengths.to(device, copy=True)
         self._after = (self._lengths + 1).to(torch.int32)
         positions = self._lengths.unsqueeze(1)  # a view: it advances with the lengths
-        slots = [_Apart(layer, positions, self._after, cache.capacity) for layer in cache.layers]
+        rows = torch.arange(len(self._lengths), device=device).unsqueeze(1)
+        slots = [_Apart(layer, rows, positions, self._after, cache.capacity) for layer in cache.layers]
         self._step = Step(positions, slots)
 
     def next(self, batch: int, num_new: int) -> Step:
