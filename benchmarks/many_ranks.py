@@ -14,7 +14,7 @@ from benchmarks import Row
 from shardlab import Plan, Ranks, comm
 from shardlab.algorithms import available, carriers
 from shardlab.comm.mesh import Mesh
-from shardlab.comm.table import num_cores
+from shardlab.measure.machine import num_cores
 from shardlab.measure.timer import Stats, ratio, slowest
 
 WANTED = {16: (5.0, 8.0), 32: (8.0, 15.0), 64: (10.0, 25.0)}  # ranks -> least, aim

@@ -29,7 +29,7 @@ _UNACKED, _NOT_SENT, _BYTES_ACKED, _BYTES_SENT, _BYTES_RETRANS = 24, 144, 120, 2
 
 
 class NoCount(Exception):
-    """This kernel's struct tcp_info ends before it counts bytes."""
+    """The Linux kernel's struct tcp_info ends before it counts bytes."""
 
 
 class Tcp(NamedTuple):
@@ -43,7 +43,7 @@ class Tcp(NamedTuple):
 
 
 def sockets() -> list[Tcp]:
-    """Every TCP socket of this network namespace. Raises OSError where the kernel refuses."""
+    """Every TCP socket of this network namespace. Raises OSError where the Linux kernel refuses."""
     return [one for family in (socket.AF_INET, socket.AF_INET6) for one in _of_family(family)]
 
 
