@@ -146,12 +146,27 @@ def test_f25_a_disk_that_is_full(own_temp: Path, monkeypatch: pytest.MonkeyPatch
 
 def test_too_little_memory_is_said_before_a_rank_starts(ranks: Ranks, monkeypatch: pytest.MonkeyPatch) -> None:
     ranks.close()
-    monkeypatch.setattr("shardlab.launch.preflight.available_memory", lambda: int(0.7e9))
-    with pytest.raises(LaunchError, match=r"4 ranks need about 1.2 GB .* 0.7 are free.*at most 2 ranks"):
+    monkeypatch.setattr("shardlab.launch.preflight.available_memory", lambda: int(0.24e9))
+    with pytest.raises(LaunchError, match=r"4 ranks need about 0.3 GB .*to start; 0.2 are free.*at most 2 ranks"):
         ranks.run(programs.total)
     assert ranks.pids == []
     monkeypatch.undo()
     assert ranks.run(programs.total) == [4.0] * 4
+
+
+def test_many_small_ranks_are_let_start_and_what_is_left_is_said(
+    ranks: Ranks, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ranks.close()
+    monkeypatch.setattr("shardlab.launch.preflight.available_memory", lambda: int(0.8e9))
+    assert ranks.run(programs.total) == [4.0] * 4
+    assert "4 ranks share 0.8 GB of free memory: 200 MB each for what the program holds" in capsys.readouterr().out
+    monkeypatch.undo()
+    ranks.close()
+    assert ranks.run(programs.total) == [4.0] * 4
+    assert "share" not in capsys.readouterr().out
+    monkeypatch.setattr("shardlab.launch.preflight.available_memory", lambda: int(21.6e9))
+    preflight.check_room(128, "gloo", tempfile.gettempdir())  # 0.3 GB a rank, which it was, would have refused them
 
 
 @pytest.mark.timeout(900)

@@ -22,6 +22,11 @@ def room_for(num_bytes: int, size: int) -> int:
     return max(1, -(-num_bytes // unit)) * unit
 
 
+def adds(dtype: torch.dtype) -> bool:
+    """Whether the kernels add up tensors of this dtype."""
+    return dtype in (torch.float32, torch.bfloat16, torch.float16)
+
+
 def fits(algorithm: str, num_bytes: int, memory: SymmetricMemory) -> bool:
     """Whether the memory takes a tensor of so many bytes."""
     return num_bytes <= all_reduce.capacity_bytes(memory, algorithm)

@@ -7,6 +7,7 @@ from functools import cache
 
 import torch
 
+from shardlab.comm.carrier import Carrier
 from shardlab.comm.mesh import Axis
 from shardlab.theory.traffic import NO_WIRE, Route
 
@@ -17,15 +18,26 @@ def route_of_peer(rank: int) -> Route:
     return Route(peer=rank)
 
 
+def carrier_of(op: str, axis: Axis, tensor: torch.Tensor, num_bytes: int) -> Carrier | None:
+    """What runs this call of `op` in the backend's place: the axis's carrier, where it takes it."""
+    carrier = axis.carrier
+    return carrier if carrier is not None and carrier.takes(op, num_bytes, tensor) else None
+
+
 def recorded(
-    op: str, axis: Axis, tensor: torch.Tensor, num_bytes: int, route: Route | None = None
+    op: str,
+    axis: Axis,
+    tensor: torch.Tensor,
+    num_bytes: int,
+    route: Route | None = None,
+    carrier: Carrier | None = None,
 ) -> AbstractContextManager[None]:
-    """The recorder's context for one blocking call on `tensor`."""
-    on_cpu = tensor.device.type == "cpu"
-    route = route if on_cpu else NO_WIRE
-    return axis.recorder.collective(
-        op, axis.name, axis.ranks, described(tensor), num_bytes, clocked=on_cpu, route=route
-    )
+    """The recorder's context for one blocking call on `tensor`, which the backend runs or the axis's carrier."""
+    on_cpu, detail = tensor.device.type == "cpu", described(tensor)
+    if carrier is not None:  # a rank that waits in the backend and one that waits in memory would never meet
+        detail += " in memory"
+    route = route if on_cpu and carrier is None else NO_WIRE
+    return axis.recorder.collective(op, axis.name, axis.ranks, detail, num_bytes, clocked=on_cpu, route=route)
 
 
 def described(tensor: torch.Tensor) -> str:

@@ -1,6 +1,7 @@
 """The collectives, one after the other: the caller waits. comm.posted has those to post now and wait for later.
 
-Each function takes the Axis to communicate on, records one Transfer, and returns at once on an axis of one rank.
+Each function takes the Axis to communicate on, records one Transfer, and returns at once on an axis of one rank. An
+axis may carry its collectives itself (comm.carrier); the record is the same, but for the mark that no wire saw it.
 Notation: A[I_X] is sharded on axis X along I; A{X} is a partial sum, still to be reduced over X.
 
 Transfer.num_bytes is S of nccl-tests: the tensor for all_reduce and broadcast, the whole gathered result for
@@ -12,7 +13,7 @@ from __future__ import annotations
 import torch
 import torch.distributed as dist
 
-from shardlab.comm.calls import check_source, joined, recorded, route_of_peer, stacked_slices
+from shardlab.comm.calls import carrier_of, check_source, joined, recorded, route_of_peer, stacked_slices
 from shardlab.comm.mesh import Axis
 from shardlab.theory.traffic import Route
 
@@ -33,8 +34,12 @@ def all_reduce(partial: torch.Tensor, axis: Axis) -> torch.Tensor:
     if axis.size == 1:
         return partial
     partial = partial.contiguous()
-    with recorded("all_reduce", axis, partial, partial.nbytes):
-        dist.all_reduce(partial, group=axis.group)
+    carrier = carrier_of("all_reduce", axis, partial, partial.nbytes)
+    with recorded("all_reduce", axis, partial, partial.nbytes, carrier=carrier):
+        if carrier:
+            carrier.all_reduce(partial)
+        else:
+            dist.all_reduce(partial, group=axis.group)
     return partial
 
 
@@ -44,8 +49,12 @@ def all_gather(local: torch.Tensor, axis: Axis, dim: int = -1) -> torch.Tensor:
         return local
     local = local.contiguous()
     gathered = local.new_empty(axis.size * local.numel())
-    with recorded("all_gather", axis, local, gathered.nbytes):
-        all_gather_single(gathered, local.view(-1), group=axis.group)
+    carrier = carrier_of("all_gather", axis, local, gathered.nbytes)
+    with recorded("all_gather", axis, local, gathered.nbytes, carrier=carrier):
+        if carrier:
+            carrier.all_gather(gathered, local.view(-1))
+        else:
+            all_gather_single(gathered, local.view(-1), group=axis.group)
     return joined(gathered, local, axis, dim)
 
 
@@ -59,13 +68,17 @@ def reduce_scatter(partial: torch.Tensor, axis: Axis, dim: int = 0) -> torch.Ten
     if axis.size == 1:
         return partial
     slices = stacked_slices(partial, axis, dim, "reduce_scatter")
-    with recorded("reduce_scatter", axis, partial, partial.nbytes, _BY_ALL_TO_ALL):
-        if slices.device.type == "cpu":  # so gloo carries it, also in a group that has NCCL for GPU tensors
+    carrier = carrier_of("reduce_scatter", axis, partial, partial.nbytes)
+    with recorded("reduce_scatter", axis, partial, partial.nbytes, _BY_ALL_TO_ALL, carrier):
+        if carrier is None and slices.device.type == "cpu":  # gloo's, also in a group that has NCCL for GPU tensors
             received = torch.empty_like(slices)
             dist.all_to_all_single(received, slices, group=axis.group)
-            return received.sum(0)
+            return received.sum(0, dtype=received.dtype)  # a sum of whole numbers would otherwise be int64
         out = torch.empty_like(slices[0])
-        _reduce_scatter_single(out, slices, group=axis.group)
+        if carrier:
+            carrier.reduce_scatter(out, slices)
+        else:
+            _reduce_scatter_single(out, slices, group=axis.group)
         return out
 
 
@@ -93,8 +106,12 @@ def all_to_all(local: torch.Tensor, axis: Axis, split_dim: int, concat_dim: int)
         return local
     slices = stacked_slices(local, axis, split_dim, "all_to_all")
     received = torch.empty_like(slices)
-    with recorded("all_to_all", axis, local, local.nbytes):
-        dist.all_to_all_single(received, slices, group=axis.group)
+    carrier = carrier_of("all_to_all", axis, local, local.nbytes)
+    with recorded("all_to_all", axis, local, local.nbytes, carrier=carrier):
+        if carrier:
+            carrier.all_to_all(received, slices)
+        else:
+            dist.all_to_all_single(received, slices, group=axis.group)
     return torch.cat(received.unbind(0), dim=concat_dim)
 
 
@@ -104,8 +121,12 @@ def broadcast(tensor: torch.Tensor, axis: Axis, src: int = 0) -> torch.Tensor:
     if axis.size == 1:
         return tensor
     tensor = tensor.contiguous()
-    with recorded("broadcast", axis, tensor, tensor.nbytes, route_of_peer(src)):
-        dist.broadcast(tensor, src=axis.ranks[src], group=axis.group)
+    carrier = carrier_of("broadcast", axis, tensor, tensor.nbytes)
+    with recorded("broadcast", axis, tensor, tensor.nbytes, carrier=carrier, route=route_of_peer(src)):
+        if carrier:
+            carrier.broadcast(tensor, src)
+        else:
+            dist.broadcast(tensor, src=axis.ranks[src], group=axis.group)
     return tensor
 
 

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from shardlab.comm.table import Row, Table
 from shardlab.launch import frames, pickles
 from shardlab.launch.boot import output_file
+from shardlab.launch.carried import Maker
 from shardlab.launch.client import Server
 from shardlab.launch.errors import LaunchError
 from shardlab.launch.frames import Channel
@@ -32,6 +33,7 @@ class Live:
         self.server, self.world_size = server, world_size
         self.pids: dict[int, int] = {}
         self.plans: set[Plan] = set()
+        self.carried: set[tuple[Plan, Maker]] = set()  # plans whose axes have carriers, by what made them
         self.folder = server.make_folder()
         try:
             self._open(backend, batch)

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from shardlab.comm.recorder import Empty
-from shardlab.launch import frames, pickles, report
+from shardlab.launch import carried, frames, pickles, report
 from shardlab.launch import wire as counters
 from shardlab.launch.client import server
 from shardlab.launch.errors import LaunchError
@@ -74,6 +74,7 @@ class Ranks:
         wire: bool | None = None,
         timeout_s: float | None = None,
         check: bool | None = None,
+        collectives: carried.Collectives = None,
         **kwargs: Any,
     ) -> list[Any]:
         """`program(mesh, *args, **kwargs)` on every rank of `plan` (default tp over all): its results, in rank order.
@@ -83,7 +84,9 @@ class Ranks:
         `check` (default True): ranks compare op, shape and dtype before each collective (turn it off to time one).
         `wire` (default False): read the kernel's socket counters around the run. A program with a parameter of one of
         these names takes it from functools.partial(program, plan=...). Tensors travel as copies. A plan smaller than
-        the pool runs on its first ranks.
+        the pool runs on its first ranks. `collectives`: what runs the axes' collectives. None or "backend"; "cheapest",
+        what is faster in shared memory; "shared_memory", all of them; or algorithms.choose.calibrated(model). The
+        record is the same, the wire is empty.
 
         Every run starts alike on a warm rank: default dtype and device, grad mode, threads, environment, folder and
         sys.path are those that the rank started with, and torch, random and numpy are seeded with the rank's number.
@@ -94,12 +97,12 @@ class Ranks:
         sent, and for a keyword that could be the program's as well as this function's, and ValueError for a plan
         that does not fit.
         """
-        given = {"plan": plan, "wire": wire, "timeout_s": timeout_s, "check": check}
+        given = {"plan": plan, "wire": wire, "timeout_s": timeout_s, "check": check, "collectives": collectives}
         refuse_ambiguous(program, args, [name for name, value in given.items() if value is not None])
         plan = plan or Plan(tp=self.world_size)
         if plan.world_size > self.world_size:
             raise ValueError(f"{plan} needs {plan.world_size} ranks, the pool has {self.world_size}")
-        call = pickles.dump_call(program, args, kwargs)
+        call, make = pickles.dump_call(program, args, kwargs), carried.maker(collectives)
         limit_s, check = self.timeout_s if timeout_s is None else timeout_s, check is not False
         self._last = None
         deadline = time.monotonic() + limit_s
@@ -108,6 +111,12 @@ class Ranks:
             self._busy = True
             if plan not in live.plans:
                 self._call(live, None, plan, check, deadline, limit_s)
+            if make is not None:
+                if (plan, make) not in live.carried:
+                    prepare = pickles.dump_call(carried.prepare, (make,), {})
+                    self._call(live, prepare, plan, check, deadline, limit_s)
+                    live.carried.add((plan, make))
+                call = pickles.dump_call(carried.under, (make, call), {})
             before = self._counters(live, plan) if wire else "the last run was not given wire=True"
             replies = self._call(live, call, plan, check, deadline, limit_s)
             results, transfers, empty = (list(column) for column in zip(*replies, strict=True))

@@ -11,12 +11,12 @@ from typing import Any
 
 from shardlab.comm import flight, posted, recorder, table
 from shardlab.comm.table import CollectiveMismatch, Row, Waiting
-from shardlab.launch import boot, server
+from shardlab.launch import boot, carried, server
 from shardlab.launch.boot import STACK_SIGNAL, stack_file
 from shardlab.launch.errors import Failure, RankDied, RankError, RanksError, RankTimeout
 
 # Frames that tell a reader nothing.
-_PLUMBING = tuple(module.__file__ for module in (flight, posted, recorder, table, contextlib))
+_PLUMBING = tuple(module.__file__ for module in (flight, posted, recorder, table, carried, contextlib))
 _STACK_S = 0.4  # how long a rank may take to answer with its stack
 
 
