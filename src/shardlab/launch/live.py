@@ -22,6 +22,7 @@ from shardlab.theory.degrees import Plan
 
 _KILL_S = 2.0
 _STOP_S = 1.0
+_LARGE_CALL = 1 << 20  # bytes; above it the call is written to a file once, rather than to every rank's socket
 _MOST_OUTPUT = 1 << 20  # bytes of a rank's output that are printed after one run
 
 
@@ -66,6 +67,19 @@ class Live:
 
     def gather(self, active: Sequence[int] | None = None) -> Gather:
         return Gather(self.control, self.ranks, range(self.world_size) if active is None else active, self.pids)
+
+    def request(self, run: int, plan: Plan, check: bool, call: bytes | None, active: Sequence[int]) -> str | None:
+        """Ask the ranks `active` for run number `run`. A large call is in a file; its path, to be removed after."""
+        file = None
+        if call is not None and len(call) > _LARGE_CALL:
+            file = os.path.join(self.folder, f"call{run}")
+            with open(file, "wb") as out:
+                out.write(call)
+        request = frames.frame(pickles.dumps(("run", run, plan, check, file or call)))
+        for rank in active:
+            self.ranks[rank].put(request)
+            self.ranks[rank].write()
+        return file
 
     @property
     def healthy(self) -> bool:

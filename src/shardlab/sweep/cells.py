@@ -20,8 +20,7 @@ from shardlab.theory.split import even_split
 from shardlab_kernels.symmetric_memory import SymmetricMemory
 
 ITEM_BYTES = 4  # fp32
-_SMALL = 1 << 20  # bytes; up to here a call is too short to be estimated from one
-_CROWD = 8  # ranks; of more, on one machine, a call takes long enough
+_SMALL, _CROWD = 1 << 20, 8  # bytes, ranks; up to here a call is too short to be estimated from one
 _MOST_CALLS = 500
 _WARM_FROM = 4  # calls in a sample; a longer one can spare a first call that is not counted
 _TURN_S = 3e-4  # what a turn costs beside its calls: the barrier
