@@ -1,4 +1,4 @@
-"""G14, G15, G16: decode of a whole model on our kernels, in a CUDA graph, one sequence. Needs a GPU.
+"""Decode of a whole model on our kernels, in a CUDA graph, one sequence. Needs a GPU.
 
 The weights are random and the context is as given: what a step reads and computes does not depend on the numbers.
 """
@@ -100,41 +100,40 @@ class Contenders:
 def decoder_step(model: Transformer, context: int, calls: int) -> Callable[[], torch.Tensor]:
     """One step of our Decoder, from `context` cached positions on, good for so many calls."""
     decoder = Decoder(model, _cache(model, context, context + calls))
-    tokens = torch.zeros(1, dtype=torch.int64, device=model.embedding.local_weight.device)
+    tokens = torch.zeros(1, dtype=torch.int64, device=model.device)
     decoder.step(tokens)
     return lambda: decoder.step(tokens)
 
 
 def torch_step(model: Transformer, context: int) -> Callable[[], torch.Tensor]:
     """The same step by cuBLAS and SDPA, over a cache of fixed length so that SDPA may take its flash backend."""
-    device = model.embedding.local_weight.device
+    device = model.device
     cache = _cache(model, context, context + 1)
     tokens = torch.zeros(1, 1, dtype=torch.int64, device=device)
 
     def body() -> torch.Tensor:
-        for layer in cache.layers:
-            layer.length = context
+        cache.rewind(context)
         with ops.plain_torch():
-            return model(tokens, cache)[:, -1]
+            logits = model.next_logits(tokens, cache)
+        assert logits is not None
+        return logits
 
     return _graphed(body, device)
 
 
 def layers_step(model: Transformer, context: int) -> Callable[[], torch.Tensor]:
     """All layers of a step, one after the other, so that each finds the cache of the chip full of others' weights."""
-    weight = model.embedding.local_weight
-    cache = _cache(model, context, context + 1)
-    x = torch.randn(1, 1, model.shape.d_model, dtype=weight.dtype, device=weight.device)
-    cos, sin = cos_sin(model.frequencies(weight.device), context, 1, weight.dtype)
+    step = _cache(model, context, context + 1).next(1, 1)
+    x = torch.randn(1, 1, model.shape.d_model, dtype=model.dtype, device=model.device)
+    cos, sin = cos_sin(model.frequencies(model.device), step.positions, model.dtype)
 
     def body() -> torch.Tensor:
         out = x
-        for layer, block in zip(cache.layers, model.layers, strict=True):
-            layer.length = context
-            out = block(out, cos, sin, layer)
+        for slot, block in zip(step.layers, model.layers.values(), strict=True):
+            out = block(out, cos, sin, slot)
         return out
 
-    return _graphed(body, weight.device)
+    return _graphed(body, model.device)
 
 
 def keep_int4(model: Transformer, group: int) -> None:
@@ -152,7 +151,7 @@ def _cache(model: Transformer, length: int, capacity: int) -> KVCache:
     for layer in cache.layers:
         layer.k.normal_()
         layer.v.normal_()
-        layer.length = length
+    cache.advance(length)
     return cache
 
 

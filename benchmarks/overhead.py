@@ -1,4 +1,4 @@
-"""C17: what our layers cost on one rank, against the same maths in plain torch, in turns in this process."""
+"""What our layers cost on one rank, against the same maths in plain torch, in turns in this process."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ def attention(seq: int) -> tuple[Work, Work, Work]:
     """(our layer, the same maths as modules, as bare functions) on x[1,seq,D], causal."""
     plain, x = PlainAttention(), torch.randn(1, seq, D)
     ours = Attention.from_full(plain.state_dict(), Axis.single(), num_heads=NUM_HEADS, num_kv_heads=NUM_KV_HEADS)
-    cos, sin = cos_sin(frequencies(HEAD_DIM, 1e4), 0, seq, x.dtype)
+    cos, sin = cos_sin(frequencies(HEAD_DIM, 1e4), torch.arange(seq), x.dtype)
     wq, wk, wv, wo = (project.weight for project in (plain.q, plain.k, plain.v, plain.o))
 
     def bare() -> torch.Tensor:

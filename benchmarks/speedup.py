@@ -1,4 +1,4 @@
-"""C12: a prefill on two ranks against one rank, one thread each, in turns on the same two processes."""
+"""A prefill on two ranks against one rank, one thread each, in turns on the same two processes."""
 
 from __future__ import annotations
 
@@ -52,12 +52,12 @@ def rows() -> list[Row]:
 def prefill_s(mesh: Mesh) -> float:
     """Seconds of one prefill, one thread a rank, after one that is not counted."""
     torch.set_num_threads(1)
-    model = Transformer(ModelConfig(SHAPE), mesh["tp"])
+    model = Transformer(ModelConfig(SHAPE), mesh)
     tokens = torch.arange(NUM_TOKENS).unsqueeze(0) % SHAPE.vocab_size
     with torch.inference_mode():
         for parameter in model.parameters():
             parameter.fill_(0.01)  # what the numbers are changes nothing in the time
-        return samples_s(mesh, mesh["tp"], lambda: model.logits(model.hidden(tokens)[:, -1:]), rounds=1)[0]
+        return samples_s(mesh, mesh["tp"], lambda: model.next_logits(tokens), rounds=1)[0]
 
 
 def product_s(mesh: Mesh) -> float:

@@ -75,7 +75,7 @@ def attention(mesh: Mesh, heads: int, kv_heads: int, head_dim: int, bias: bool, 
     if bias:
         full |= {f"{name}.bias": draw(5, full[f"{name}.weight"].shape[0]) for name in "qkvo"}
     x = draw(0, B, S, d)
-    cos, sin = cos_sin(frequencies(head_dim, 1e4), 0, S, x.dtype)
+    cos, sin = cos_sin(frequencies(head_dim, 1e4), torch.arange(S), x.dtype)
     outs = []
     for axis in (mesh["tp"], Axis.single()):
         layer = Attention.from_full(full, axis, num_heads=heads, num_kv_heads=kv_heads)

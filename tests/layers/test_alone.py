@@ -7,10 +7,16 @@ import torch
 import torch.nn.functional as F
 
 from shardlab.comm.mesh import Axis
-from shardlab.layers import MLP, ColumnParallelLinear, DeviceKVCache, KVCache
+from shardlab.layers import MLP, Attention, ColumnParallelLinear, DeviceKVCache, KVCache
 from shardlab.layers.parameter import load_full, local_parameters
 from shardlab.layers.rope import DividedBy, LinearScaling, Llama3Scaling, cos_sin, frequencies
 from shardlab.ops.reference import attend, causal_mask, rotate
+
+
+def new_cache(num_layers: int, *, batch: int, num_kv_heads: int, capacity: int) -> KVCache:
+    layer = Attention(32, 4, num_kv_heads, 8, Axis.single())
+    device = torch.device("cpu")
+    return KVCache([layer.new_cache(batch, capacity, torch.float32, device) for _ in range(num_layers)])
 
 
 def test_rotation_keeps_length_and_sees_only_distance() -> None:
@@ -18,10 +24,10 @@ def test_rotation_keeps_length_and_sees_only_distance() -> None:
     per_position = frequencies(16, 1e4)
 
     def score(i: int, j: int) -> torch.Tensor:
-        at_i, at_j = cos_sin(per_position, i, 1, q.dtype), cos_sin(per_position, j, 1, q.dtype)
+        at_i, at_j = (cos_sin(per_position, torch.tensor([at]), q.dtype) for at in (i, j))
         return (rotate(q, *at_i) * rotate(k, *at_j)).sum()
 
-    torch.testing.assert_close(rotate(q, *cos_sin(per_position, 9, 1, q.dtype)).norm(), q.norm())
+    torch.testing.assert_close(rotate(q, *cos_sin(per_position, torch.tensor([9]), q.dtype)).norm(), q.norm())
     torch.testing.assert_close(score(3, 1), score(12, 10), atol=1e-5, rtol=1e-4)
     assert not torch.allclose(score(3, 1), score(3, 2), atol=1e-3)
 
@@ -65,37 +71,25 @@ def test_no_mask_where_torch_has_the_rule() -> None:
     assert causal_mask(5, 5, 4) is not None
 
 
-def test_the_cache_counts_positions_and_refuses_too_many() -> None:
-    cache = KVCache(2, 3, 4, 10, 8)
-    assert (cache.length, cache.num_bytes) == (0, 2 * 2 * 3 * 4 * 10 * 8 * 4)
-    piece = torch.randn(3, 4, 6, 8)
-    for layer in cache.layers:
-        k, v = layer.append(piece, -piece)
-        assert torch.equal(k, piece) and torch.equal(v, -piece)
-    assert cache.length == 6
-    with pytest.raises(ValueError, match="6 positions filled"):
-        cache.layers[0].append(piece, piece)
-    with pytest.raises(ValueError, match="does not go in"):
-        cache.layers[0].append(torch.randn(2, 4, 1, 8), torch.randn(2, 4, 1, 8))
-
-
 @pytest.mark.parametrize("window", [None, 3])
-def test_a_cache_whose_position_is_on_the_device_gives_the_same_attention(window: int | None) -> None:
+def test_a_cache_whose_lengths_are_on_the_device_gives_the_same_attention(window: int | None) -> None:
     torch.manual_seed(0)
-    cache = KVCache(1, 2, 2, 9, 8)
+    cache = new_cache(1, batch=2, num_kv_heads=2, capacity=9)
     k, v = torch.randn(2, 2, 5, 8), torch.randn(2, 2, 5, 8)
-    cache.layers[0].append(k, v)
+    cache.next(2, 5).layers[0].append(k, v)
+    cache.advance(5)
     on_device = DeviceKVCache(cache)
     for filled in (6, 7):
         q, k_new, v_new = torch.randn(2, 4, 1, 8), torch.randn(2, 2, 1, 8), torch.randn(2, 2, 1, 8)
         k, v = torch.cat((k, k_new), 2), torch.cat((v, v_new), 2)
-        whole_k, whole_v = on_device.layers[0].append(k_new, v_new)
-        assert whole_k.shape[2] == 9 and on_device.lengths.tolist() == [filled, filled]
+        step = on_device.next(2, 1)
+        assert step.positions.tolist() == [[filled - 1]] * 2
+        whole_k, whole_v, lengths = step.layers[0].append(k_new, v_new)
+        assert whole_k.shape[2] == 9 and lengths is not None and lengths.tolist() == [filled, filled]
         whole_k[:, :, filled:] = whole_v[:, :, filled:] = 1e3  # what lies beyond must not be seen
-        found = attend(q, whole_k, whole_v, (0, 0, 1, 1), window, on_device.lengths)
+        found = attend(q, whole_k, whole_v, (0, 0, 1, 1), window, lengths)
         torch.testing.assert_close(found, attend(q, k, v, (0, 0, 1, 1), window))
-        on_device.advance()
-    assert on_device.start.tolist() == [7]
+        on_device.advance(1)
 
 
 def test_loading_full_tensors_names_what_is_wrong() -> None:
@@ -113,7 +107,8 @@ def test_loading_full_tensors_names_what_is_wrong() -> None:
 
 
 def test_parameters_know_their_part_and_ask_for_no_gradient() -> None:
-    parameters = local_parameters(ColumnParallelLinear(6, 8, Axis.single(), bias=True))
+    layer = ColumnParallelLinear(6, 8, Axis.single(), bias=True)
+    parameters = {name: parameter for _, name, parameter in local_parameters(layer)}
     assert list(parameters) == ["weight", "bias"]
     assert parameters["weight"].part.local_shape == (8, 6)
     assert not any(parameter.requires_grad for parameter in parameters.values())

@@ -46,8 +46,8 @@ def test_heads_are_where_the_plan_says(kv: int, group: int, head_dim: int, data:
     ranks = data.draw(st.integers(1, num_heads))
     split = split_heads(num_heads, kv, ranks)
     full_q, full_kv = counted((num_heads * head_dim, 3)), counted((kv * head_dim, 3))
-    q_parts = tuple(Part((num_heads * head_dim, 3), 0, widen(heads.query, head_dim)) for heads in split)
-    kv_parts = tuple(Part((kv * head_dim, 3), 0, widen(heads.kv, head_dim)) for heads in split)
+    q_parts = tuple(Part.cut((num_heads * head_dim, 3), {0: widen(heads.query, head_dim)}) for heads in split)
+    kv_parts = tuple(Part.cut((kv * head_dim, 3), {0: widen(heads.kv, head_dim)}) for heads in split)
     assert torch.equal(unshard([shard(full_q, part) for part in q_parts], q_parts), full_q)
     assert torch.equal(unshard([shard(full_kv, part) for part in kv_parts], kv_parts), full_kv)
     assert bool((holders(q_parts) == 1).all())
@@ -74,22 +74,22 @@ def test_more_ranks_than_heads_is_refused() -> None:
 
 def test_a_shard_is_a_copy() -> None:
     full = torch.zeros(4, 4)
-    local = shard(full, Part((4, 4), 1, range(0, 2)))
+    local = shard(full, Part.cut((4, 4), {1: range(0, 2)}))
     local += 1
     assert local.is_contiguous() and not full.any()
 
 
 def test_wrong_parts_are_refused() -> None:
     with pytest.raises(ValueError, match="dim=2"):
-        Part((2, 2), 2, range(0, 1))
+        Part.cut((2, 2), {2: range(0, 1)})
     with pytest.raises(ValueError, match=r"range\(1, 5\)"):
-        Part((4, 4), 0, range(1, 5))
+        Part.cut((4, 4), {0: range(1, 5)})
     with pytest.raises(ValueError, match=r"\(4, 4\) is needed.*\(4, 5\)"):
-        shard(torch.zeros(4, 5), Part((4, 4)))
+        shard(torch.zeros(4, 5), Part.whole((4, 4)))
 
 
 def test_unshard_refuses_gaps_and_copies_that_differ() -> None:
-    first, second = Part((4,), 0, range(0, 2)), Part((4,), 0, range(1, 3))
+    first, second = Part.cut((4,), {0: range(0, 2)}), Part.cut((4,), {0: range(1, 3)})
     with pytest.raises(ValueError, match="differs"):
         unshard([torch.tensor([1, 2]), torch.tensor([3, 4])], [first, second])
     with pytest.raises(ValueError, match="no rank holds 1 of the 4"):

@@ -46,7 +46,7 @@ dp, tp = int(sys.argv[1]), int(sys.argv[2])
 shape = eval(sys.argv[3])
 dist.init_process_group("fake", rank=0, world_size=dp * tp, store=FakeStore())
 mesh = Mesh.build(Plan(dp=dp, tp=tp), 0, Recorder(), torch.device("cpu"))
-model = Transformer(ModelConfig(shape), mesh["tp"])
+model = Transformer(ModelConfig(shape), mesh)
 for parameter in model.parameters():
     parameter.data.zero_()
 with torch.no_grad(), CommDebugMode() as witness, Bytes():

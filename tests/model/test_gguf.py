@@ -63,12 +63,12 @@ def test_a_slice_of_blocks_is_the_slice_of_the_whole(kind: Kind, ranks_: int, qu
     """192 columns on 5 ranks begin and end inside blocks."""
     source = GGUFSource(convert(quantized, tmp_path / "model.gguf", kind))
     for name, dim in (("blk.1.ffn_down.weight", 1), ("blk.1.ffn_up.weight", 0), ("token_embd.weight", 0)):
-        whole = source.read(name, Part(source.shapes[name]))
+        whole = source.read(name, Part.whole(source.shapes[name]))
         for part in even_parts(source.shapes[name], dim, ranks_):
             assert torch.equal(source.read(name, part), whole[part.index])
-    whole = source.read("blk.0.attn_q.weight", Part((96, 96)))
+    whole = source.read("blk.0.attn_q.weight", Part.whole((96, 96)))
     for heads in split_heads(6, 6, ranks_):
-        part = Part((96, 96), 0, widen(heads.query, 16))
+        part = Part.cut((96, 96), {0: widen(heads.query, 16)})
         assert torch.equal(source.read("blk.0.attn_q.weight", part), whole[part.index])
 
 

@@ -56,12 +56,14 @@ def test_real_layers_on_interpreted_kernels(
     """
     token_ids = wanted[0]
     model = Transformer.from_pretrained(smollm2, int4=True)
-    model.layers = model.layers[:2]
+    for index in range(2, len(model.layers)):
+        del model.layers[str(index)]
 
-    def run() -> tuple[torch.Tensor, torch.Tensor]:
+    def run() -> list[torch.Tensor]:
         with torch.inference_mode():
             cache = model.new_cache(1, token_ids.shape[1] + 1)
-            return model.hidden(token_ids, cache), model.hidden(torch.tensor([[504]]), cache)
+            found = [model.hidden(ids, cache) for ids in (token_ids, torch.tensor([[504]]))]
+            return [hidden for hidden in found if hidden is not None]
 
     on_torch = run()
     with ops.interpreted():

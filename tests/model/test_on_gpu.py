@@ -8,7 +8,7 @@ import torch
 from shardlab import Transformer
 from shardlab.comm.mesh import Mesh
 from shardlab.model.checkpoint.fetch import fetch
-from shardlab.model.decoder import Decoder
+from shardlab.model.decoder import Decoder, is_whole
 from shardlab.model.tokenizer import encode, load_tokenizer
 
 NEW = 32
@@ -45,5 +45,5 @@ def test_generate_takes_the_graph_and_stops_at_the_end_of_text() -> None:
     path = fetch("smollm2")
     prompt = encode(load_tokenizer(path), "What is the capital of France?")
     model = Transformer.from_pretrained(path, Mesh.single("cuda"))
-    assert Decoder.pays(model)
+    assert is_whole(model)
     assert torch.equal(model.generate(prompt, NEW), Transformer.from_pretrained(path).generate(prompt, NEW))

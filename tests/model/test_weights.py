@@ -24,11 +24,11 @@ from safetensors.torch import load_file, save_file
 from shardlab import Transformer
 from shardlab.comm.mesh import Axis, Mesh
 from shardlab.comm.recorder import Recorder
-from shardlab.model import WeightsError
-from shardlab.model import load as weights
+from shardlab.model import ModelConfig, WeightsError
 from shardlab.model.checkpoint import safetensors as safetensors_source
 from shardlab.model.checkpoint.safetensors import INDEX, SINGLE
 from shardlab.theory.degrees import Plan
+from shardlab.theory.transformer import Shape
 from tests.model.tiny import CASES, Reference, build
 
 DOWN = "model.layers.1.mlp.down_proj.weight"
@@ -264,7 +264,7 @@ def test_a_rank_reads_only_its_own_slices(name: str, degree: int, reference: Cal
 
 
 def test_axes_that_the_model_does_not_know() -> None:
-    axis = Axis("pp", 0, 2, (0, 1), None, Recorder())
-    mesh = Mesh(Plan(pp=2), 0, Mesh.single()._axes | {"pp": axis}, torch.device("cpu"), Recorder())
-    with pytest.raises(ValueError, match="pp=2"):
-        weights.load(Path("nowhere"), mesh, torch.float32)
+    axis = Axis("cp", 0, 2, (0, 1), None, Recorder())
+    mesh = Mesh(Plan(cp=2), 0, Mesh.single()._axes | {"cp": axis}, torch.device("cpu"), Recorder())
+    with pytest.raises(ValueError, match="cp=2"):
+        Transformer(ModelConfig(Shape(2, 8, 8, 2, 2, 4, 16)), mesh)

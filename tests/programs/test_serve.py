@@ -59,11 +59,7 @@ def tokens(mesh: Mesh, at_once: int) -> tuple[list[int], list[int]]:
     ids = (torch.arange(12) % 30).reshape(4, 3)
     with torch.inference_mode():
         whole = model.new_cache(4, 5)
-        firsts = [
-            serve._chosen(model, ids[i : i + at_once], serve._Rows(whole, i, i + at_once)) for i in range(0, 4, at_once)
-        ]
-        for layer in whole.layers:
-            layer.length = 3
+        firsts = [serve._chosen(model, ids[i : i + at_once], whole.rows(i, i + at_once)) for i in range(0, 4, at_once)]
         first = torch.cat(firsts)
         return first.tolist(), serve._chosen(model, first.unsqueeze(1), whole).tolist()
 

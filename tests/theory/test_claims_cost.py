@@ -19,9 +19,9 @@ H100, NDR = accelerator("h100_sxm"), link("ib_ndr")
 
 @pytest.mark.parametrize("stages", [1, 2, 4, 8])
 def test_a2_a_transfer_at_each_boundary_not_each_layer(stages: int) -> None:
-    lists = ledger.whole_forward(LLAMA, Plan(pp=stages), batch=1, seq=1, dtype_bytes=2)
-    boundary = Transfer("send", "pp", 16_384)
-    assert lists == ([boundary],) * (stages - 1) + ([],)
+    plan, boundary = Plan(pp=stages), Transfer("send", "pp", 16_384)
+    lists = [ledger.of_rank(LLAMA, plan, rank, batch=1, seq=1, dtype_bytes=2) for rank in range(stages)]
+    assert lists == [[boundary]] * (stages - 1) + [[]]
     small = Shape(8, 8, 16, 4, 2, 2, 12)
     wire = messages.run(small, Plan(pp=stages), batch=1, seq=4, element=2, positions=1)
     assert sum(wire.messages.values()) == stages - 1  # an engine that passes every message agrees
@@ -62,7 +62,7 @@ def test_a6_the_optimum_is_where_the_slopes_cancel() -> None:
     memory, comms = parts(whole - 1, 256)
     assert comms > 1.3 * memory
     assert sum(parts(whole, 256)) < memory + comms
-    assert strategies.slopes(LLAMA, whole - 1, H100, NDR, batch=256).pays
+    assert strategies.slopes(LLAMA, whole - 1, H100, NDR, batch=256).helps
 
 
 def test_a8_tp_splits_every_matrix_and_pp_deals_out_layers() -> None:

@@ -60,7 +60,7 @@ def test_the_expert_row_is_what_the_ledger_lists(degree: int) -> None:
 
 def test_a_pipeline_has_a_boundary_less_than_stages() -> None:
     for stages in (1, 2, 3):
-        lists = ledger.whole_forward(SMALL, Plan(pp=stages), batch=1, seq=1)
+        lists = [ledger.of_rank(SMALL, Plan(pp=stages), rank, batch=1, seq=1) for rank in range(stages)]
         assert strategies.boundaries(stages) == sum(len(one) for one in lists)
         assert strategies.pipeline(SMALL, stages, tokens=1).num_ops == max(len(one) for one in lists)
 
@@ -112,8 +112,8 @@ def test_the_whole_optimum_is_beside_the_real_one(name: str, alpha_s: float, bat
     at = strategies.slopes(shape, best, H100, wire, batch=batch, past=2048)
     assert at.memory_s + at.comms_s == pytest.approx(0, abs=1e-9 + 1e-6 * at.comms_s) or best == 1
     if whole > 1:
-        assert strategies.slopes(shape, 0.9 * best, H100, wire, batch=batch, past=2048).pays
-    assert not strategies.slopes(shape, 1.1 * best, H100, wire, batch=batch, past=2048).pays
+        assert strategies.slopes(shape, 0.9 * best, H100, wire, batch=batch, past=2048).helps
+    assert not strategies.slopes(shape, 1.1 * best, H100, wire, batch=batch, past=2048).helps
 
 
 def test_without_latency_there_is_no_end_and_with_a_slow_wire_no_beginning() -> None:

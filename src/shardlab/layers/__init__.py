@@ -4,23 +4,24 @@ from __future__ import annotations
 
 from shardlab.layers.attention import Attention
 from shardlab.layers.embedding import VocabParallelEmbedding, VocabParallelLogits
-from shardlab.layers.kv_cache import AnyKVCache, AnyLayerCache, DeviceKVCache, KVCache, LayerCache
-from shardlab.layers.linear import ColumnParallelLinear, RowParallelLinear, gather_columns
+from shardlab.layers.kv_cache import Cache, DeviceKVCache, KVCache, LayerCache, LayerSlot
+from shardlab.layers.linear import ColumnParallelLinear, RowParallelLinear, gather_columns, reduce_partial
 from shardlab.layers.mlp import MLP
 from shardlab.layers.norm import RMSNorm
 
 __all__ = [
     "MLP",
-    "AnyKVCache",
-    "AnyLayerCache",
     "Attention",
+    "Cache",
     "ColumnParallelLinear",
     "DeviceKVCache",
     "KVCache",
     "LayerCache",
+    "LayerSlot",
     "RMSNorm",
     "RowParallelLinear",
     "VocabParallelEmbedding",
     "VocabParallelLogits",
     "gather_columns",
+    "reduce_partial",
 ]

@@ -9,7 +9,7 @@ from torch import nn
 
 from shardlab import ops
 from shardlab.comm.mesh import Axis
-from shardlab.layers.kv_cache import AnyLayerCache
+from shardlab.layers.kv_cache import LayerCache, LayerSlot
 from shardlab.layers.linear import ColumnParallelLinear, RowParallelLinear
 from shardlab.layers.norm import RMSNorm
 from shardlab.layers.parameter import load_full
@@ -69,20 +69,38 @@ class Attention(nn.Module):
         load_full(attention, full)
         return attention
 
+    @property
+    def bias(self) -> torch.Tensor | None:
+        """b[D] or none: to be added to the reduced `partial`."""
+        return self.o.bias
+
+    def new_cache(self, batch: int, capacity: int, dtype: torch.dtype, device: torch.device) -> LayerCache:
+        """An empty cache of this layer's KV heads on this rank, `capacity` positions for each of `batch` rows."""
+        return LayerCache.empty(batch, len(self.heads.kv), capacity, self.head_dim, dtype, device)
+
     def forward(
-        self, x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, cache: AnyLayerCache | None = None
+        self, x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, cache: LayerSlot | None = None
     ) -> torch.Tensor:
-        """x[B,S,D], cos[S,H], sin[S,H] of these positions; `cache` takes K and V and brings those of earlier ones."""
+        """x[B,S,D], cos, sin[S,H] or [B,S,H] of these positions; `cache` takes K and V, and brings those before."""
+        return self.o(self.attended(x, cos, sin, cache))
+
+    def partial(
+        self, x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, cache: LayerSlot | None = None
+    ) -> torch.Tensor:
+        """The same before its reduce: partial[B,S,D]{tp}, without the bias."""
+        return self.o.partial(self.attended(x, cos, sin, cache))
+
+    def attended(self, x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, cache: LayerSlot | None) -> torch.Tensor:
+        """x[B,S,D] -> what this rank's heads found, [B,S,N_tp*H]."""
         q, k, v = (self._by_head(project(x)) for project in (self.q, self.k, self.v))
         if self.q_norm is not None and self.k_norm is not None:
             q, k = self.q_norm(q), self.k_norm(k)
         q, k = ops.rope(q, k, cos, sin)
         lengths = None
         if cache is not None:
-            k, v = cache.append(k, v)
-            lengths = cache.lengths
+            k, v, lengths = cache.append(k, v)
         out = ops.attention(q, k, v, self.heads.kv_index, self.window, lengths)
-        return self.o(out.transpose(1, 2).flatten(2))
+        return out.transpose(1, 2).flatten(2)
 
     def _by_head(self, x: torch.Tensor) -> torch.Tensor:
         """[B,S,N_tp*H] -> [B,N_tp,S,H]."""

@@ -33,27 +33,31 @@ class VocabParallelEmbedding(nn.Module):
         super().__init__()
         self.axis = axis
         self.held = even_split(vocab_size, axis.size)[axis.rank]
-        self.local_weight = empty(Part((vocab_size, d_model), 0, self.held), dtype, device)
+        self.local_weight = empty(Part.cut((vocab_size, d_model), {0: self.held}), dtype, device)
 
     @classmethod
     def from_full(cls, full_weight: torch.Tensor, axis: Axis) -> VocabParallelEmbedding:
         """full_weight[V,D] -> this rank's layer."""
         return _from_full(cls, full_weight, axis)
 
-    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
+    def partial(self, tokens: torch.Tensor) -> torch.Tensor:
+        """tokens[B,S] -> partial[B,S,D]{tp}."""
         if self.axis.size == 1:
             return F.embedding(tokens, self.local_weight)
         elsewhere = (tokens < self.held.start) | (tokens >= self.held.stop)
         rows = (tokens - self.held.start).masked_fill_(elsewhere, 0)
-        partial = F.embedding(rows, self.local_weight).masked_fill_(elsewhere.unsqueeze(-1), 0)
-        return comm.all_reduce(partial, self.axis)
+        return F.embedding(rows, self.local_weight).masked_fill_(elsewhere.unsqueeze(-1), 0)
+
+    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
+        return comm.all_reduce(self.partial(tokens), self.axis)
 
 
 class VocabParallelLogits(nn.Module):
     """x[B,P,D] . w[D,V_tp] -> [B,P,V_tp] -> all_gather -> logits[B,P,V], the same on every rank.
 
     A gather wants shards of one width, so a rank pads its logits to ceil(V/T) columns and the padding is cut
-    out of the gathered result. With tied embeddings, `local_weight` is the embedding's own parameter.
+    out of the gathered result. With tied embeddings, `local_weight` is the embedding's own parameter where both are
+    on one rank; `source` names the table where they are not.
     """
 
     def __init__(
@@ -62,6 +66,7 @@ class VocabParallelLogits(nn.Module):
         d_model: int,
         axis: Axis,
         *,
+        source: str | None = None,
         dtype: torch.dtype = torch.float32,
         device: torch.device | str | None = None,
     ) -> None:
@@ -69,7 +74,7 @@ class VocabParallelLogits(nn.Module):
         self.axis = axis
         self.vocab_size = vocab_size
         held = even_split(vocab_size, axis.size)[axis.rank]
-        self.local_weight = empty(Part((vocab_size, d_model), 0, held), dtype, device)
+        self.local_weight = empty(Part.cut((vocab_size, d_model), {0: held}), dtype, device, source)
 
     @classmethod
     def from_full(cls, full_weight: torch.Tensor, axis: Axis) -> VocabParallelLogits:

@@ -35,8 +35,8 @@ class ColumnParallelLinear(nn.Module):
     ) -> None:
         super().__init__()
         held = even_split(d_out, axis.size)[axis.rank] if held is None else held
-        self.local_weight: LocalParameter | Int4Weight = empty(Part((d_out, d_in), 0, held), dtype, device)
-        self.local_bias = empty(Part((d_out,), 0, held), dtype, device) if bias else None
+        self.local_weight: LocalParameter | Int4Weight = empty(Part.cut((d_out, d_in), {0: held}), dtype, device)
+        self.local_bias = empty(Part.cut((d_out,), {0: held}), dtype, device) if bias else None
 
     @classmethod
     def from_full(
@@ -53,7 +53,9 @@ class RowParallelLinear(nn.Module):
     """x[B,S,F_tp] . w[F_tp,D] -> partial[B,S,D]{tp} -> all_reduce -> [B,S,D] + b[D].
 
     Each rank multiplies its own rows of w, and the sum of the partial products is the product. The bias is
-    added once, after the reduce: added before it, it would count T times. `held` are this rank's rows of F.
+    added once, after the reduce: added before it, it would count T times. `partial` stops before the reduce, for
+    who owns the residual and reduces in another way (scattered over the sequence, or with other partial sums).
+    `held` are this rank's rows of F.
     Shoeybi et al. 2019, arXiv 1909.08053, section 3.
     """
 
@@ -71,8 +73,8 @@ class RowParallelLinear(nn.Module):
         super().__init__()
         self.axis = axis
         held = even_split(d_in, axis.size)[axis.rank] if held is None else held
-        self.local_weight: LocalParameter | Int4Weight = empty(Part((d_out, d_in), 1, held), dtype, device)
-        self.bias: LocalParameter | None = empty(Part((d_out,)), dtype, device) if bias else None
+        self.local_weight: LocalParameter | Int4Weight = empty(Part.cut((d_out, d_in), {1: held}), dtype, device)
+        self.bias: LocalParameter | None = empty(Part.whole((d_out,)), dtype, device) if bias else None
 
     @classmethod
     def from_full(
@@ -81,10 +83,21 @@ class RowParallelLinear(nn.Module):
         """full_weight[D,F], full_bias[D] -> this rank's layer."""
         return _from_full(cls, full_weight, axis, full_bias)
 
+    def partial(self, local_x: torch.Tensor) -> torch.Tensor:
+        """x[B,S,F_tp] . w[F_tp,D] -> partial[B,S,D]{tp}, without the bias: whoever reduces it adds that."""
+        return ops.linear(local_x, self.local_weight)
+
     def forward(self, local_x: torch.Tensor) -> torch.Tensor:
-        partial = ops.linear(local_x, self.local_weight)
-        out = comm.all_reduce(partial, self.axis)
-        return out if self.bias is None else out.add_(self.bias)
+        return reduce_partial(self.partial(local_x), self.axis, self.bias)
+
+
+def reduce_partial(partial: torch.Tensor, axis: Axis, bias: torch.Tensor | None = None) -> torch.Tensor:
+    """partial[B,S,D]{tp} -> all_reduce -> [B,S,D] + b[D]. One all_reduce; the bias once, after it.
+
+    `partial` is consumed. Partial sums of several products may be added first, and reduced as one.
+    """
+    out = comm.all_reduce(partial, axis)
+    return out if bias is None else out.add_(bias)
 
 
 def gather_columns(local: torch.Tensor, width: int, axis: Axis) -> torch.Tensor:

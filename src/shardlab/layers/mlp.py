@@ -44,5 +44,18 @@ class MLP(nn.Module):
         load_full(mlp, full)
         return mlp
 
+    @property
+    def bias(self) -> torch.Tensor | None:
+        """b[D] or none: to be added to the reduced `partial`."""
+        return self.down.bias
+
+    def partial(self, x: torch.Tensor) -> torch.Tensor:
+        """x[B,S,D] -> partial[B,S,D]{tp}."""
+        return self.down.partial(self.columns(x))
+
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.down(ops.silu_mul(self.gate(x), self.up(x)))
+        return self.down(self.columns(x))
+
+    def columns(self, x: torch.Tensor) -> torch.Tensor:
+        """x[B,S,D] -> this rank's columns between the products, [B,S,F_tp]."""
+        return ops.silu_mul(self.gate(x), self.up(x))

@@ -23,7 +23,7 @@ class RMSNorm(nn.Module):
     ) -> None:
         super().__init__()
         self.eps = eps
-        self.weight = empty(Part((d,)), dtype, device)
+        self.weight = empty(Part.whole((d,)), dtype, device)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return ops.rms_norm(x, self.weight, self.eps)

@@ -1,4 +1,4 @@
-"""A parameter that knows which part of the full tensor it is.
+"""A parameter that knows which part of the full tensor it is, and what that tensor is called.
 
 So whoever fills it - a checkpoint reader, a lab cell with full tensors, a test - is a loop that knows no rule
 of sharding.
@@ -6,7 +6,7 @@ of sharding.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 import torch
 from torch import nn
@@ -15,36 +15,41 @@ from shardlab.layers.sharding import Part, shard
 
 
 class LocalParameter(nn.Parameter):
-    """local_ = full_[part.index]. Inference only: it asks for no gradient."""
+    """local_ = full_[part.index]. Inference only: it asks for no gradient.
+
+    `source` names the full tensor where it is not the parameter's own place in the module: with tied embeddings the
+    output matrix of the last stage comes from "embedding.weight".
+    """
 
     part: Part
+    source: str | None
 
     @classmethod
-    def of(cls, data: torch.Tensor, part: Part) -> LocalParameter:
+    def of(cls, data: torch.Tensor, part: Part, source: str | None = None) -> LocalParameter:
         """`data`, which is this part of a full tensor."""
         assert tuple(data.shape) == part.local_shape, f"{tuple(data.shape)} is not the shard of {part}"
         parameter = cls(data, requires_grad=False)
-        parameter.part = part
+        parameter.part, parameter.source = part, source
         return parameter
 
+    def filled(self, data: torch.Tensor) -> LocalParameter:
+        """The same part of the same full tensor, with these numbers."""
+        return LocalParameter.of(data, self.part, self.source)
 
-def empty(part: Part, dtype: torch.dtype, device: torch.device | str | None) -> LocalParameter:
+
+def empty(
+    part: Part, dtype: torch.dtype, device: torch.device | str | None, source: str | None = None
+) -> LocalParameter:
     """An unfilled parameter of this part's local shape (device="meta" allocates nothing)."""
-    return LocalParameter.of(torch.empty(part.local_shape, dtype=dtype, device=device), part)
+    return LocalParameter.of(torch.empty(part.local_shape, dtype=dtype, device=device), part, source)
 
 
-def full_name(local_name: str) -> str:
-    """`attention.q.local_weight` -> `attention.q.weight`: the name of the full tensor."""
-    return local_name.replace("local_", "")
-
-
-def local_parameters(module: nn.Module) -> dict[str, LocalParameter]:
-    """Name of the full tensor -> this rank's parameter, shared ones once."""
-    parameters = {}
+def local_parameters(module: nn.Module) -> Iterator[tuple[str, str, LocalParameter]]:
+    """(name in the module, name of the full tensor, the parameter): `attention.q.local_weight` is part of
+    `attention.q.weight`. A parameter that two layers share comes once."""
     for name, parameter in module.named_parameters():
         assert isinstance(parameter, LocalParameter), f"{name} does not know its part"
-        parameters[full_name(name)] = parameter
-    return parameters
+        yield name, parameter.source or name.replace("local_", ""), parameter
 
 
 def load_full(module: nn.Module, full: Mapping[str, torch.Tensor]) -> None:
@@ -52,11 +57,12 @@ def load_full(module: nn.Module, full: Mapping[str, torch.Tensor]) -> None:
 
     Raises ValueError for a missing, unknown or wrongly shaped tensor, naming it.
     """
-    parameters = local_parameters(module)
-    if full.keys() != parameters.keys():
-        missing, unknown = sorted(parameters.keys() - full.keys()), sorted(full.keys() - parameters.keys())
+    parameters = [(name, parameter) for _, name, parameter in local_parameters(module)]
+    wanted = {name for name, _ in parameters}
+    if full.keys() != wanted:
+        missing, unknown = sorted(wanted - full.keys()), sorted(full.keys() - wanted)
         raise ValueError(f"full tensors missing: {missing}; unknown: {unknown}")
-    for name, parameter in parameters.items():
+    for name, parameter in parameters:
         try:
             local = shard(full[name], parameter.part)
         except ValueError as error:

@@ -71,13 +71,9 @@ def frequencies(head_dim: int, theta: float, scaling: Scaling | None = None) -> 
 
 
 def cos_sin(
-    per_position: torch.Tensor, start: int | torch.Tensor, num_positions: int, dtype: torch.dtype
+    per_position: torch.Tensor, positions: torch.Tensor, dtype: torch.dtype
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """frequencies[H/2] -> cos[S,H], sin[S,H] of positions start .. start + S. Angles are taken in fp32.
-
-    `start` may be an integer tensor [1] on the device, so that a CUDA graph reads it at each replay.
-    """
-    positions = torch.arange(num_positions, device=per_position.device, dtype=torch.float32) + start
-    angles = torch.outer(positions, per_position)
+    """frequencies[H/2], positions[S] or [B,S] (integers) -> cos, sin of each, [S,H] or [B,S,H]. Angles are fp32."""
+    angles = positions.to(torch.float32).unsqueeze(-1) * per_position
     angles = torch.cat((angles, angles), dim=-1)
     return angles.cos().to(dtype), angles.sin().to(dtype)

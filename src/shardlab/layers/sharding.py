@@ -1,12 +1,13 @@
 """Which part of a full tensor a rank holds, and the two pure functions that cut and join: no process group needed.
 
-Every part here is a run of neighbouring elements along one dim. That is enough for rows, columns, vocabulary
-and heads, and it is what lets a checkpoint reader fetch a part with one slice.
+Every part here is a box: a run of neighbouring elements along each dim. One cut is enough for rows, columns, vocabulary
+and heads; experts w[E,F,D] are cut along E over ep and along F over tp. A box is what lets a checkpoint reader fetch a
+part with one slice.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -16,41 +17,55 @@ from shardlab.theory.split import even_split, kv_heads_of
 
 @dataclass(frozen=True)
 class Part:
-    """full_[..., held, ...] along `dim`: what one rank holds of a tensor of `full_shape`. dim=None: all of it.
+    """full_[held[0], held[1], ...]: what one rank holds of a tensor of `full_shape`. One range a dim.
 
-    Raises ValueError where `held` does not lie in that dim.
+    `Part.whole(shape)` is all of it, `Part.cut(shape, {dim: range})` a run along some dims. Raises ValueError where
+    the ranges do not lie in the shape.
     """
 
     full_shape: tuple[int, ...]
-    dim: int | None = None
-    held: range = range(0)
+    held: tuple[range, ...]
 
     def __post_init__(self) -> None:
-        if self.dim is None:
-            return
-        if not 0 <= self.dim < len(self.full_shape):
-            raise ValueError(f"dim={self.dim} is not a dim of shape {self.full_shape}")
-        if self.held.step != 1 or not 0 <= self.held.start <= self.held.stop <= self.full_shape[self.dim]:
-            raise ValueError(f"{self.held} does not lie in dim {self.dim} of shape {self.full_shape}")
+        if len(self.held) != len(self.full_shape):
+            raise ValueError(f"{len(self.held)} ranges for the {len(self.full_shape)} dims of shape {self.full_shape}")
+        for dim, (held, size) in enumerate(zip(self.held, self.full_shape, strict=True)):
+            if held.step != 1 or not 0 <= held.start <= held.stop <= size:
+                raise ValueError(f"{held} does not lie in dim {dim} of shape {self.full_shape}")
+
+    @classmethod
+    def whole(cls, full_shape: Sequence[int]) -> Part:
+        """All of a tensor."""
+        return cls.cut(full_shape, {})
+
+    @classmethod
+    def cut(cls, full_shape: Sequence[int], held: Mapping[int, range]) -> Part:
+        """`held[dim]` of each dim that is cut, all of the others. Raises ValueError for a dim that is not there."""
+        shape = tuple(full_shape)
+        for dim in held:
+            if not 0 <= dim < len(shape):
+                raise ValueError(f"dim={dim} is not a dim of shape {shape}")
+        return cls(shape, tuple(held.get(dim, range(size)) for dim, size in enumerate(shape)))
 
     @property
     def local_shape(self) -> tuple[int, ...]:
         """Shape of this rank's shard."""
-        return tuple(len(self.held) if i == self.dim else size for i, size in enumerate(self.full_shape))
+        return tuple(len(held) for held in self.held)
 
     @property
     def index(self) -> tuple[slice, ...]:
         """full_[index] is the shard. Safetensors slices and numpy arrays take it as well."""
-        return tuple(
-            slice(self.held.start, self.held.stop) if i == self.dim else slice(0, size)
-            for i, size in enumerate(self.full_shape)
-        )
+        return tuple(slice(held.start, held.stop) for held in self.held)
+
+    @property
+    def inner(self) -> Part:
+        """The part of each full_[i] for i in held[0]: where a checkpoint stores dim 0 as that many tensors."""
+        return Part(self.full_shape[1:], self.held[1:])
 
 
 def even_parts(full_shape: Sequence[int], dim: int, num_ranks: int) -> tuple[Part, ...]:
     """The part of each rank where `dim` is split as evenly as it goes, larger parts first."""
-    shape = tuple(full_shape)
-    return tuple(Part(shape, dim, held) for held in even_split(shape[dim], num_ranks))
+    return tuple(Part.cut(full_shape, {dim: held}) for held in even_split(full_shape[dim], num_ranks))
 
 
 @dataclass(frozen=True)

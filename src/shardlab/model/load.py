@@ -12,27 +12,31 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from shardlab.comm.mesh import Mesh
 from shardlab.layers import ColumnParallelLinear, RowParallelLinear
-from shardlab.layers.parameter import LocalParameter, full_name
+from shardlab.layers.parameter import LocalParameter, local_parameters
+from shardlab.layers.sharding import Part
 from shardlab.model.checkpoint.gguf import GGUFSource
 from shardlab.model.checkpoint.safetensors import SafetensorsSource
-from shardlab.model.checkpoint.source import WeightsError, WeightSource, refuse_pickle
+from shardlab.model.checkpoint.source import EACH, WeightsError, WeightSource, pieces, refuse_pickle
 from shardlab.model.config import ModelConfig
-from shardlab.model.transformer import Transformer
 from shardlab_kernels.int4 import Int4Weight
 
-__all__ = ["WeightsError", "load", "open_source", "read_model_config"]
+__all__ = ["WeightsError", "check", "fill", "open_source", "read", "read_model_config"]
 
 
 def open_source(path: Path) -> WeightSource:
     """A model folder or a GGUF file -> its checkpoint, headers read. Raises ConfigError or WeightsError."""
     if path.is_dir():
-        return SafetensorsSource(path)
-    refuse_pickle(path)
-    if path.suffix.lower() == ".safetensors":
-        raise WeightsError(path, "give the folder that holds it and its config.json")
-    return GGUFSource(path)
+        source: WeightSource = SafetensorsSource(path)
+    else:
+        refuse_pickle(path)
+        if path.suffix.lower() == ".safetensors":
+            raise WeightsError(path, "give the folder that holds it and its config.json")
+        source = GGUFSource(path)
+    layers = source.config.shape.num_layers
+    if layers > len(source.shapes):  # a config that lies would have us build layers for ever
+        raise WeightsError(path, f"the config says {layers} layers; there are {len(source.shapes)} tensors")
+    return source
 
 
 def read_model_config(path: str | Path) -> ModelConfig:
@@ -40,35 +44,54 @@ def read_model_config(path: str | Path) -> ModelConfig:
     return open_source(Path(path)).config
 
 
-def load(path: Path, mesh: Mesh, dtype: torch.dtype, *, int4: bool = False) -> Transformer:
-    """-> the model with this rank's weights. `int4`: linear layers that the file holds as Q4_1 stay 4 bits a weight.
+def check(source: WeightSource, path: Path, whole: nn.Module) -> None:
+    """Raises WeightsError for a tensor that is missing, has another shape, or that the model does not know.
 
-    Raises ValueError for axes other than dp and tp, ConfigError, WeightsError.
+    `whole` is the model of all stages, on any number of ranks: what counts are names and full shapes.
     """
-    for name in ("pp", "cp"):
-        if mesh[name].size > 1:
-            raise ValueError(f"{name}={mesh[name].size}: a Transformer is split over tp only; {name} must be 1")
-    source = open_source(path)
-    layers = source.config.shape.num_layers
-    if layers > len(source.shapes):  # or a config that lies would have us build layers for ever
-        raise WeightsError(path, f"the config says {layers} layers; there are {len(source.shapes)} tensors")
-    model = Transformer(source.config, mesh["tp"], dtype=dtype, device="meta")
-    parameters = dict(model.named_parameters())
-    check(source, path, model)
-    for local_name, parameter in parameters.items():
-        assert isinstance(parameter, LocalParameter)
-        stored = source.name_of(full_name(local_name))
+    used = set()
+    for _, name, parameter in local_parameters(whole):
+        for stored, part in pieces(source.name_of(name), Part.whole(parameter.part.full_shape)):
+            used.add(stored)
+            if stored not in source.shapes:
+                raise WeightsError(path, f"missing; shape {part.full_shape} is expected", stored)
+            if source.shapes[stored] != part.full_shape:
+                reason = f"its shape is {source.shapes[stored]}; the config expects {part.full_shape}"
+                raise WeightsError(source.file_of(stored), reason, stored)
+    for stored in sorted(source.shapes.keys() - used):
+        if not source.may_ignore(stored):
+            raise WeightsError(source.file_of(stored), "the model has no such tensor", stored)
+
+
+def fill(
+    model: nn.Module, source: WeightSource, path: Path, dtype: torch.dtype, device: torch.device, *, int4: bool = False
+) -> None:
+    """Read this rank's weights. `int4`: linear layers that the file holds as Q4_1 stay 4 bits a weight.
+
+    Raises WeightsError for numbers that are not finite, and with `int4` where nothing could stay.
+    """
+    for local_name, name, parameter in list(local_parameters(model)):
         module, _, attribute = local_name.rpartition(".")
         owner = model.get_submodule(module)
-        if int4 and _keep_int4(source, owner, attribute, stored, parameter, mesh):
+        stored = source.name_of(name)
+        if int4 and _keep_int4(source, owner, attribute, stored, parameter, device):
             continue
-        local = source.read(stored, parameter.part)
-        _check_finite(local, stored, source.file_of(stored))
-        setattr(owner, attribute, LocalParameter.of(local.to(device=mesh.device, dtype=dtype), parameter.part))
-    model.tie()
+        local = read(source, stored, parameter.part)
+        setattr(owner, attribute, parameter.filled(local.to(device=device, dtype=dtype)))
     if int4 and not any(isinstance(weight, Int4Weight) for weight in _linear_weights(model)):
         raise WeightsError(path, "none of its linear layers is stored as Q4_1 in blocks that these ranks can share")
-    return model
+
+
+def read(source: WeightSource, stored: str, part: Part) -> torch.Tensor:
+    """This part of a full tensor, from one stored tensor or stacked from several. Raises WeightsError."""
+    found = []
+    for name, piece in pieces(stored, part):
+        local = source.read(name, piece)
+        _check_finite(local, name, source.file_of(name))
+        found.append(local)
+    if len(found) == 1 and EACH not in stored:
+        return found[0]
+    return torch.stack(found) if found else torch.empty(part.local_shape)
 
 
 def _linear_weights(model: nn.Module) -> Iterator[torch.Tensor | Int4Weight]:
@@ -78,12 +101,12 @@ def _linear_weights(model: nn.Module) -> Iterator[torch.Tensor | Int4Weight]:
 
 
 def _keep_int4(
-    source: WeightSource, owner: nn.Module, attribute: str, stored: str, parameter: LocalParameter, mesh: Mesh
+    source: WeightSource, owner: nn.Module, attribute: str, stored: str, parameter: LocalParameter, device: torch.device
 ) -> bool:
     """Put the stored 4-bit blocks in the parameter's place, where there are such. -> whether it was done."""
     if attribute != "local_weight" or not isinstance(owner, ColumnParallelLinear | RowParallelLinear):
         return False
-    kept = source.int4(stored, parameter.part, mesh.device) if isinstance(source, GGUFSource) else None
+    kept = source.int4(stored, parameter.part, device) if isinstance(source, GGUFSource) else None
     if kept is None:
         return False
     for scales in (kept.scale, kept.minimum):
@@ -92,23 +115,6 @@ def _keep_int4(
     del owner.local_weight  # a module takes no other type in place of a parameter
     owner.local_weight = kept
     return True
-
-
-def check(source: WeightSource, path: Path, model: Transformer) -> None:
-    """Raises WeightsError for a tensor that is missing, has another shape, or that the model does not know."""
-    used = set()
-    for local_name, parameter in model.named_parameters():
-        assert isinstance(parameter, LocalParameter)
-        stored, wanted = source.name_of(full_name(local_name)), parameter.part.full_shape
-        used.add(stored)
-        if stored not in source.shapes:
-            raise WeightsError(path, f"missing; shape {wanted} is expected", stored)
-        if source.shapes[stored] != wanted:
-            reason = f"its shape is {source.shapes[stored]}; the config expects {wanted}"
-            raise WeightsError(source.file_of(stored), reason, stored)
-    for stored in sorted(source.shapes.keys() - used):
-        if not source.may_ignore(stored):
-            raise WeightsError(source.file_of(stored), "the model has no such tensor", stored)
 
 
 def _check_finite(local: torch.Tensor, stored_name: str, path: Path) -> None:

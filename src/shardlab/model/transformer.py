@@ -1,7 +1,7 @@
-"""The decoder: embedding, L blocks of attention and gated MLP, norm, logits. Split over the tp axis of a mesh.
+"""The decoder: embedding, L blocks of attention and gated MLP, norm, logits. Split over the axes of a mesh.
 
-One forward sends what theory.ledger.forward says: an all_reduce for the embedding, two a layer, a gather of
-the logits.
+One forward sends what theory.ledger.forward says. tp: an all_reduce for the embedding, two a layer, a gather of the
+logits. pp: a send between two stages.
 """
 
 from __future__ import annotations
@@ -12,81 +12,49 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from shardlab.comm.mesh import Axis, Mesh
-from shardlab.layers import (
-    MLP,
-    AnyKVCache,
-    AnyLayerCache,
-    Attention,
-    KVCache,
-    RMSNorm,
-    VocabParallelEmbedding,
-    VocabParallelLogits,
-)
+from shardlab.comm.mesh import Mesh
+from shardlab.layers import KVCache, RMSNorm, VocabParallelEmbedding, VocabParallelLogits
+from shardlab.layers.kv_cache import Cache
 from shardlab.layers.rope import cos_sin, frequencies
+from shardlab.model.block import Block
 from shardlab.model.config import ModelConfig
 from shardlab.model.generate import Sampling, generate, stream
+from shardlab.model.load import check, fill, open_source
+from shardlab.parallel.pipeline import relay
+from shardlab.theory import per_rank
 from shardlab.theory.split import check_tp
 from shardlab.theory.transformer import Shape
 
 
-class Block(nn.Module):
-    """x[B,S,D] -> x + attention(norm(x)) -> x + mlp(norm(x)). Two all_reduces."""
-
-    def __init__(
-        self, config: ModelConfig, axis: Axis, *, dtype: torch.dtype, device: torch.device | str | None
-    ) -> None:
-        super().__init__()
-        shape, eps = config.shape, config.norm_eps
-        self.attention_norm = RMSNorm(shape.d_model, eps, dtype=dtype, device=device)
-        self.attention = Attention(
-            shape.d_model,
-            shape.num_heads,
-            shape.num_kv_heads,
-            shape.head_dim,
-            axis,
-            bias=shape.attention_bias,
-            qk_norm_eps=eps if shape.qk_norm else None,
-            window=config.window,
-            dtype=dtype,
-            device=device,
-        )
-        self.mlp_norm = RMSNorm(shape.d_model, eps, dtype=dtype, device=device)
-        self.mlp = MLP(shape.d_model, shape.d_ff, axis, bias=shape.mlp_bias, dtype=dtype, device=device)
-
-    def forward(
-        self, x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor, cache: AnyLayerCache | None
-    ) -> torch.Tensor:
-        attended = self.attention(self.attention_norm(x), cos, sin, cache)
-        normed, x = self.mlp_norm.add(attended, x)
-        return x + self.mlp(normed)
-
-
 class Transformer(nn.Module):
-    """token_ids[B,S] -> logits[B,S,V], the same on every tp rank. Llama, Mistral and Qwen3 (dense).
+    """token_ids[B,S] -> logits[B,S,V] on every tp rank of the last stage. Llama, Mistral and Qwen3 (dense).
 
-    `Transformer(config, mesh["tp"])` has unfilled weights: `from_pretrained` or `layers.parameter.load_full`
-    fills them. All sequences of a batch have the same length; there is no padding. Raises ValueError for a
-    degree that cannot work.
+    `Transformer(config, mesh)` has unfilled weights: `from_pretrained` or `layers.parameter.load_full` fills them.
+    A rank holds a range of layers, its stage of the mesh's pp axis (`layers` names another), with the embedding on the
+    first stage and norm and logits on the last. Raises ValueError for a plan that cannot work.
     """
 
     def __init__(
         self,
         config: ModelConfig,
-        axis: Axis,
+        mesh: Mesh,
+        layers: range | None = None,
         *,
         dtype: torch.dtype = torch.float32,
         device: torch.device | str | None = None,
     ) -> None:
         super().__init__()
-        check_tp(config.shape, axis.size)
-        self.config = config
-        self.axis = axis
-        shape = config.shape
-        self.embedding = VocabParallelEmbedding(shape.vocab_size, shape.d_model, axis, dtype=dtype, device=device)
-        self.layers = nn.ModuleList(Block(config, axis, dtype=dtype, device=device) for _ in range(shape.num_layers))
-        self.norm = RMSNorm(shape.d_model, config.norm_eps, dtype=dtype, device=device)
-        self.logits = VocabParallelLogits(shape.vocab_size, shape.d_model, axis, dtype=dtype, device=device)
+        shape, tp = config.shape, mesh["tp"]
+        _check_plan(shape, mesh)
+        layers = per_rank.stages(shape, mesh["pp"].size)[mesh["pp"].rank] if layers is None else layers
+        first, last = layers.start == 0, layers.stop == shape.num_layers
+        where = {"dtype": dtype, "device": device}
+        self.config, self.mesh = config, mesh
+        self.embedding = VocabParallelEmbedding(shape.vocab_size, shape.d_model, tp, **where) if first else None
+        self.layers = nn.ModuleDict({str(index): Block(config, index, mesh, **where) for index in layers})
+        self.norm = RMSNorm(shape.d_model, config.norm_eps, **where) if last else None
+        table = "embedding.weight" if shape.tied_embeddings else None
+        self.logits = VocabParallelLogits(shape.vocab_size, shape.d_model, tp, source=table, **where) if last else None
         self._frequencies = frequencies(shape.head_dim, config.rope_theta, config.rope_scaling)
         self.tie()
 
@@ -105,33 +73,75 @@ class Transformer(nn.Module):
         bits a weight; dtype is then that of everything else. Raises ConfigError for a model that cannot run here,
         WeightsError naming file and tensor for weights that are not the model's; both are ValueErrors.
         """
-        from shardlab.model.load import load  # weights build a Transformer: imported when needed
-
-        return load(Path(source), Mesh.single() if mesh is None else mesh, dtype, int4=int4)
+        mesh = Mesh.single() if mesh is None else mesh
+        opened = open_source(Path(source))
+        model = cls(opened.config, mesh, dtype=dtype, device="meta")
+        whole = model if mesh["pp"].size == 1 else cls(opened.config, Mesh.single(), device="meta")
+        check(opened, Path(source), whole)  # the tensors of every stage, on every rank
+        fill(model, opened, Path(source), dtype, mesh.device, int4=int4)
+        model.tie()
+        return model
 
     @property
     def shape(self) -> Shape:
         """The sizes of the full model."""
         return self.config.shape
 
+    @property
+    def device(self) -> torch.device:
+        """Where this rank's weights are."""
+        return next(self.parameters()).device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """What this rank's weights, activations and cache are kept in."""
+        return next(self.parameters()).dtype
+
     def tie(self) -> None:
-        """With tied embeddings, let the logits use the embedding's own rows."""
-        if self.shape.tied_embeddings:
+        """With tied embeddings, let the logits use the embedding's own rows, where both are on this rank."""
+        if self.shape.tied_embeddings and self.embedding is not None and self.logits is not None:
             self.logits.local_weight = self.embedding.local_weight
 
-    def forward(self, token_ids: torch.Tensor, cache: AnyKVCache | None = None) -> torch.Tensor:
-        """token_ids[B,S] -> logits[B,S,V]. With a cache, the tokens follow those already in it, and are added to it."""
-        return self.logits(self.hidden(token_ids, cache))
+    def forward(self, token_ids: torch.Tensor, cache: Cache | None = None) -> torch.Tensor | None:
+        """token_ids[B,S] -> logits[B,S,V] on the last stage, None elsewhere.
 
-    def hidden(self, token_ids: torch.Tensor, cache: AnyKVCache | None = None) -> torch.Tensor:
-        """token_ids[B,S] -> the last norm's output [B,S,D]. Raises ValueError for ids outside the vocabulary."""
+        With a cache, the tokens of a row follow those that are in its row already, and are added to it.
+        """
+        x = self.hidden(token_ids, cache)
+        return None if x is None or self.logits is None else self.logits(x)
+
+    def next_logits(self, token_ids: torch.Tensor, cache: Cache | None = None) -> torch.Tensor | None:
+        """The same for the token after the last one alone: token_ids[B,S] -> logits[B,V]."""
+        x = self.hidden(token_ids, cache)
+        return None if x is None or self.logits is None else self.logits(x[:, -1:])[:, 0]
+
+    def hidden(self, token_ids: torch.Tensor, cache: Cache | None = None) -> torch.Tensor | None:
+        """token_ids[B,S] -> the last norm's output [B,S,D], on the last stage; None elsewhere.
+
+        Every stage is given the tokens, and the first one reads them. Raises ValueError for ids outside the vocabulary.
+        """
         self._check(token_ids)
-        x = self.embedding(token_ids.to(self.embedding.local_weight.device))
-        start = 0 if cache is None else cache.start
-        cos, sin = cos_sin(self.frequencies(x.device), start, x.shape[1], x.dtype)
-        for i, block in enumerate(self.layers):
-            x = block(x, cos, sin, None if cache is None else cache.layers[i])
-        return self.norm(x)
+        batch, num_new = token_ids.shape
+        step = None if cache is None else cache.next(batch, num_new)
+        positions = torch.arange(num_new, device=self.device) if step is None else step.positions
+        cos, sin = cos_sin(self.frequencies(positions.device), positions, self.dtype)
+
+        def stage(x: torch.Tensor | None) -> torch.Tensor:
+            if self.embedding is not None:
+                x = self.embedding(token_ids.to(self.device))
+            slots = [None] * len(self.layers) if step is None else step.layers
+            for block, slot in zip(self.layers.values(), slots, strict=True):
+                x = block(x, cos, sin, slot)
+            assert x is not None
+            return x if self.norm is None else self.norm(x)
+
+        def empty() -> torch.Tensor:
+            return torch.empty(batch, num_new, self.shape.d_model, dtype=self.dtype, device=self.device)
+
+        out = relay(stage, empty, self.mesh["pp"])
+        if cache is not None:
+            cache.advance(num_new)
+        return out
 
     def frequencies(self, device: torch.device) -> torch.Tensor:
         """The rotary embedding's [H/2], kept where it was last asked for: a CUDA graph holds no copy from the host."""
@@ -140,20 +150,9 @@ class Transformer(nn.Module):
         return self._frequencies
 
     def new_cache(self, batch: int, capacity: int) -> KVCache:
-        """An empty KV cache for this rank's KV heads."""
-        weight = self.embedding.local_weight
-        block = self.layers[0]
-        assert isinstance(block, Block)
-        num_kv_heads = len(block.attention.heads.kv)
-        return KVCache(
-            self.shape.num_layers,
-            batch,
-            num_kv_heads,
-            capacity,
-            self.shape.head_dim,
-            dtype=weight.dtype,
-            device=weight.device,
-        )
+        """An empty KV cache: each of this rank's layers makes its own."""
+        blocks = [block for block in self.layers.values() if isinstance(block, Block)]
+        return KVCache([block.attention.new_cache(batch, capacity, self.dtype, self.device) for block in blocks])
 
     def generate(
         self,
@@ -178,9 +177,19 @@ class Transformer(nn.Module):
         return stream(self, token_ids, max_new_tokens, eos_ids=eos_ids, sampling=sampling)
 
     def _check(self, token_ids: torch.Tensor) -> None:
-        if token_ids.dim() != 2 or token_ids.dtype not in (torch.int64, torch.int32) or not token_ids.numel():
+        integers = token_ids.dtype in (torch.int64, torch.int32)
+        if token_ids.dim() != 2 or not integers or not token_ids.shape[1]:
             raise ValueError(f"token_ids[B,S] of integers are needed, not {tuple(token_ids.shape)} {token_ids.dtype}")
-        if token_ids.device.type == "cpu":  # on a GPU the look would wait for the device
+        if token_ids.device.type == "cpu" and token_ids.numel():  # on a GPU the look would wait for the device
             low, high = (int(edge) for edge in token_ids.aminmax())
             if low < 0 or high >= self.shape.vocab_size:
                 raise ValueError(f"token ids {low}..{high} are not within vocab_size={self.shape.vocab_size}")
+
+
+def _check_plan(shape: Shape, mesh: Mesh) -> None:
+    """Raises ValueError, naming the degrees that work, where this mesh cannot share the model."""
+    check_tp(shape, mesh["tp"].size)
+    per_rank.stages(shape, mesh["pp"].size)
+    per_rank.expert_ranks(shape, mesh.plan)
+    if mesh["cp"].size > 1:
+        raise ValueError(f"cp={mesh['cp'].size}: sequences are not split yet; cp must be 1")

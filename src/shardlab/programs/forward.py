@@ -9,6 +9,7 @@ import torch
 from shardlab.comm.mesh import Mesh
 from shardlab.model import ModelConfig, Transformer
 from shardlab.model.checkpoint.fetch import fetch as fetch_model
+from shardlab.model.generate import Choice, choose
 from shardlab.programs.machine import samples_s
 from shardlab.theory.ledger import Transfer
 from shardlab.theory.transformer import Shape
@@ -36,11 +37,12 @@ def answer(mesh: Mesh, source: str, prompt_ids: list[int], num_tokens: int = 16)
     model = Transformer.from_pretrained(source, mesh=mesh)
     cache = model.new_cache(1, len(prompt_ids) + num_tokens)
     tokens, chosen, marks = torch.tensor([prompt_ids]), [], []
+    row = range(1)
     for _ in range(num_tokens):
-        logits = model.logits(model.hidden(tokens, cache)[:, -1:])
+        new = choose(model.next_logits(tokens, cache), row, Choice(None, row), model)
         marks.append(len(mesh.recorder.transfers))
-        tokens = logits[:, -1].argmax(-1, keepdim=True).cpu()
-        chosen.append(int(tokens))
+        chosen.append(int(new))
+        tokens = new.unsqueeze(1)
     record = mesh.recorder.transfers
     return Answer(
         token_ids=tuple(chosen),
@@ -68,14 +70,14 @@ def clock(mesh: Mesh, source: str, num_prompt: int = 128, rounds: int = 7) -> Cl
     model.hidden(prompt, cache)
     tp = mesh["tp"]
     with torch.inference_mode():
-        decode = samples_s(mesh, tp, lambda: model.logits(model.hidden(prompt[:, :1], cache)), rounds)
-        prefill = samples_s(mesh, tp, lambda: model.logits(model.hidden(prompt)[:, -1:]), rounds)
+        decode = samples_s(mesh, tp, lambda: model.next_logits(prompt[:, :1], cache), rounds)
+        prefill = samples_s(mesh, tp, lambda: model.next_logits(prompt), rounds)
     return Clocked(tuple(prefill), tuple(decode))
 
 
 def forward_transfers(mesh: Mesh, shape: Shape, batch: int, seq: int) -> list[Transfer]:
     """One forward of a model of this shape with weights of zero: what it sends depends on sizes alone."""
-    model = Transformer(ModelConfig(shape), mesh["tp"], device=mesh.device)
+    model = Transformer(ModelConfig(shape), mesh, device=mesh.device)
     for parameter in model.parameters():
         parameter.zero_()
     model(torch.zeros(batch, seq, dtype=torch.int64))

@@ -11,8 +11,9 @@ import torch
 
 from shardlab import comm
 from shardlab.comm.mesh import Mesh
-from shardlab.layers import KVCache, LayerCache
+from shardlab.layers import KVCache
 from shardlab.model import ModelConfig, Transformer
+from shardlab.model.generate import Choice, choose
 from shardlab.programs.tensor import torch_dtype
 from shardlab.theory.hugging_face import read_shape
 from shardlab.theory.split import even_split
@@ -93,20 +94,11 @@ def random_model(shape: Shape, mesh: Mesh, dtype: torch.dtype = torch.float32) -
     """A model of this shape whose weights are small random numbers, made where they stay: no rank has them all."""
     if shape.moe is not None or shape.mla is not None:
         raise ValueError(f"{shape.name or 'the model'} has experts or latent attention; only dense layers can be run")
-    transformer = Transformer(ModelConfig(shape), mesh["tp"], dtype=dtype, device=mesh.device)
-    torch.manual_seed(mesh["tp"].rank)
+    transformer = Transformer(ModelConfig(shape), mesh, dtype=dtype, device=mesh.device)
+    torch.manual_seed(mesh["pp"].rank * mesh["tp"].size + mesh["tp"].rank)  # replicas are alike
     for parameter in transformer.parameters():
         parameter.data.normal_(0.0, 0.02)
     return transformer
-
-
-class _Rows(KVCache):
-    """Some sequences of a cache as a cache of their own: views, so that what is appended is in both."""
-
-    def __init__(self, whole: KVCache, start: int, stop: int) -> None:
-        self._storage = whole._storage[:, :, start:stop]
-        self.layers = [LayerCache(k, v) for k, v in zip(*self._storage, strict=True)]
-        self.capacity = whole.capacity
 
 
 def _answer(model: Transformer, rows: int, prompt: int, output_tokens: int, at_once: int, mesh: Mesh) -> Served:
@@ -117,11 +109,9 @@ def _answer(model: Transformer, rows: int, prompt: int, output_tokens: int, at_o
     token_ids = (torch.arange(rows * prompt) % model.shape.vocab_size).reshape(rows, prompt)
     cache = model.new_cache(rows, prompt + output_tokens)
     firsts = [
-        _chosen(model, token_ids[first : first + at_once], _Rows(cache, first, min(first + at_once, rows)))
+        _chosen(model, token_ids[first : first + at_once], cache.rows(first, min(first + at_once, rows)))
         for first in range(0, rows, at_once)
     ]
-    for layer in cache.layers:
-        layer.length = prompt
     new = torch.cat(firsts)
     _finish(mesh)
     ttft_s = time.perf_counter() - started
@@ -133,7 +123,8 @@ def _answer(model: Transformer, rows: int, prompt: int, output_tokens: int, at_o
 
 def _chosen(model: Transformer, token_ids: torch.Tensor, cache: KVCache) -> torch.Tensor:
     """token_ids[B,S] -> the likeliest next tokens[B]."""
-    return model.logits(model.hidden(token_ids, cache)[:, -1:])[:, 0].argmax(-1).cpu()
+    rows = range(len(token_ids))
+    return choose(model.next_logits(token_ids, cache), rows, Choice(None, rows), model)
 
 
 def _finish(mesh: Mesh) -> None:

@@ -82,7 +82,7 @@ def attention_forward(
         "o.weight": (d_model, q),
     }
     full, x = random_tensors(sizes, seed), random_tensors({"x": (batch, seq, d_model)}, seed + 1)["x"]
-    cos, sin = cos_sin(frequencies(head_dim, 1e4), 0, seq, x.dtype)
+    cos, sin = cos_sin(frequencies(head_dim, 1e4), torch.arange(seq), x.dtype)
     layer = Attention.from_full(full, tp, num_heads=num_heads, num_kv_heads=num_kv_heads)
     whole = Attention.from_full(full, Axis.single(), num_heads=num_heads, num_kv_heads=num_kv_heads)
     y = layer(x, cos, sin)

@@ -46,6 +46,11 @@ class Plan:
         return self.dp * self.pp * self.cp * self.tp
 
     @property
+    def experts_span_replicas(self) -> bool:
+        """Whether an ep group reaches over more than one replica: then these need each other in every layer."""
+        return self.ep > self.cp * self.tp
+
+    @property
     def sizes(self) -> dict[str, int]:
         """Axis name -> ranks on it, outermost first."""
         return {axis: getattr(self, axis) for axis in AXES}

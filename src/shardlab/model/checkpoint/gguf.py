@@ -68,15 +68,11 @@ class GGUFSource:
         stored = self._header.tensors[name]
         kind = stored.tensor_type
         elements, size = GGML_QUANT_SIZES[kind]
-        columns = self.shapes[name][-1]
-        rows = stored.data.reshape(-1, stored.data.shape[-1]).view(np.uint8)  # [rows, bytes of a row]
-        first, last = 0, columns
-        if part.dim == len(part.full_shape) - 1:
-            first, last = part.held.start, part.held.stop
-        elif part.dim == 0:
-            rows = rows[part.held.start : part.held.stop]
+        rows = stored.data.view(np.uint8).reshape(*self.shapes[name][:-1], -1)  # [..., bytes of a row]
+        first, last = part.held[-1].start, part.held[-1].stop
         first_block, last_block = first // elements, -(-last // elements)
-        wanted = np.ascontiguousarray(rows[:, first_block * size : last_block * size])
+        wanted = rows[part.index[:-1]][..., first_block * size : last_block * size]
+        wanted = np.ascontiguousarray(wanted).reshape(-1, wanted.shape[-1])
         return wanted, first - first_block * elements, last - first
 
     def _dequantized(self, name: str, part: Part) -> torch.Tensor:
@@ -96,7 +92,9 @@ class GGUFSource:
         stored = self._header.tensors.get(ROPE_DIVISORS)
         if stored is None:
             return None
-        return DividedBy(tuple(self._dequantized(ROPE_DIVISORS, Part(self.shapes[ROPE_DIVISORS])).flatten().tolist()))
+        return DividedBy(
+            tuple(self._dequantized(ROPE_DIVISORS, Part.whole(self.shapes[ROPE_DIVISORS])).flatten().tolist())
+        )
 
 
 def _halves_from_neighbours(local: torch.Tensor, head_dim: int) -> torch.Tensor:

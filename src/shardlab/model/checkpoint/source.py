@@ -36,7 +36,7 @@ class WeightSource(Protocol):
         ...
 
     def name_of(self, name: str) -> str:
-        """Our name of a full tensor -> its name in the checkpoint."""
+        """Our name of a full tensor -> its name in the checkpoint; with EACH in it where dim 0 is stored as tensors."""
         ...
 
     def file_of(self, stored_name: str) -> Path:
@@ -50,6 +50,16 @@ class WeightSource(Protocol):
     def read(self, stored_name: str, part: Part) -> torch.Tensor:
         """This part of the tensor, and as little else as the format allows."""
         ...
+
+
+EACH = "{each}"  # in a stored name: one tensor for each index of dim 0 (the experts of a layer)
+
+
+def pieces(stored: str, part: Part) -> list[tuple[str, Part]]:
+    """What has to be read for a part of a full tensor: stored tensors, and the part of each."""
+    if EACH not in stored:
+        return [(stored, part)]
+    return [(stored.replace(EACH, str(index)), part.inner) for index in part.held[0]]
 
 
 def refuse_pickle(path: Path) -> None:
