@@ -42,7 +42,6 @@ TO_DO = {
     "src/shardlab/comm/recorder.py",
     *(f"src/shardlab/launch/{name}.py" for name in ("boot", "client", "observe", "pool", "server", "wire")),
     *(f"src/shardlab/model/{name}.py" for name in ("decoder", "generate", "tokenizer")),
-    "src/shardlab/ops/dispatch.py",
     "src/shardlab/programs/generate.py",
     "src/shardlab/sweep/driver.py",
 }
