@@ -17,6 +17,8 @@ import typer
 from shardlab.cli import models
 from shardlab.cli.plain import Mistake, positive
 
+COLLECTIVES = ("backend", "cheapest", "shared_memory")  # launch.carried.NAMES, which cannot be asked without torch
+
 
 def generate(
     prompt: Annotated[str, typer.Argument(help="What to ask.", show_default=False)],
@@ -27,10 +29,15 @@ def generate(
     ] = 128,
     chat: Annotated[bool, typer.Option(help="Put the prompt into the model's chat template.")] = True,
     int4: Annotated[bool, typer.Option("--int4", help="Keep weights that the file holds in 4 bits (Q4_1).")] = False,
+    collectives: Annotated[
+        str, typer.Option(metavar="NAME", help=f"What runs the collectives: {', '.join(COLLECTIVES)}.")
+    ] = "backend",
 ) -> None:
     """Answer a prompt on T ranks. The answer goes to stdout, the rest to stderr, and T does not change it."""
     if not prompt.strip():
         raise Mistake("the prompt is empty: give a question, in quotes")
+    if collectives not in COLLECTIVES:
+        raise Mistake(f"--collectives {collectives}; allowed: {', '.join(COLLECTIVES)}")
     models.check(model, tp, int4=int4)
     source = models.locate(model)
     from shardlab import Ranks
@@ -44,7 +51,15 @@ def generate(
         # check=False: the program is ours and tested, and the check would cost a little on each of its
         # collectives
         results = ranks.run(
-            program, str(source), prompt, max_tokens, chat=chat, int4=int4, stream_to=str(pipe), check=False
+            program,
+            str(source),
+            prompt,
+            max_tokens,
+            chat=chat,
+            int4=int4,
+            stream_to=str(pipe),
+            check=False,
+            collectives=collectives,
         )
     typer.echo()
     answer = results[0]

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from shardlab.theory.collectives import wire_bytes
+from shardlab.theory.traffic import Route
 
 
 @dataclass(frozen=True)
@@ -14,7 +15,7 @@ class Transfer:
 
     num_bytes is the size S of nccl-tests, not what goes over the wire (collectives.wire_bytes says that).
     all_reduce, broadcast, send: the tensor; all_gather: the whole gathered result; reduce_scatter and
-    all_to_all: the whole input of a rank. seconds is for measurements and takes no part in comparison, so a
+    all_to_all: the whole input of a rank. seconds and route are for measurements and take no part in comparison, so a
     prediction equals a record of the same op, axis and bytes.
     """
 
@@ -22,6 +23,7 @@ class Transfer:
     axis: str
     num_bytes: int
     seconds: float | None = field(default=None, compare=False, repr=False)
+    route: Route | None = field(default=None, compare=False, repr=False)
 
 
 def sent_bytes(transfers: Iterable[Transfer], *, world_size: int) -> float:
