@@ -1,6 +1,7 @@
 # The verbs. Each makes the environment first if it is missing or if the lock has changed.
 #
 #   make book    run the labs on this machine, render the book, print predicted against measured
+#   make quick   ruff, pyright, import-linter, and the tests that start no rank and interpret no kernel: two minutes
 #   make test    ruff, pyright, import-linter, pytest, nbval over the labs
 #   make lab     open JupyterLab on 127.0.0.1
 #   make labs    run the labs here and keep their outputs in the notebooks (for authors)
@@ -17,11 +18,20 @@ STAMP  := $(VENV)/.made-from-lock
 PYTHON ?= $(shell command -v python3.11 || command -v python3 || command -v python)
 PIP    := -m pip --disable-pip-version-check -qq
 
+# Tests that start no ranks run side by side (tests/needs.py says which do). A group of tests that share something slow
+# to make stays together: loadgroup.
+PYTEST  := $(BIN)/python -m pytest
+TOGETHER := -n 2 --dist loadgroup
+# $(call part,NAME,COMMAND): run it, and keep its seconds for the end. `clock` forgets those of the last time.
+SECONDS_OF := build/seconds-of-each-part
+part = @echo "==> $(1)"; mkdir -p build; start=`date +%s`; $(2); status=$$?; \
+  printf '%6d s  %s\n' $$((`date +%s` - start)) "$(1)" >> $(SECONDS_OF); exit $$status
+
 # The environment's own node, never one that happens to be on the path.
 export PYRIGHT_PYTHON_GLOBAL_NODE := off
 export PYRIGHT_PYTHON_IGNORE_WARNINGS := 1
 
-.PHONY: help book test labs lint lab bench lock clean distclean
+.PHONY: help book test quick labs lint lab bench lock clean distclean clock
 .NOTPARALLEL:
 .DEFAULT_GOAL := help
 
@@ -48,26 +58,33 @@ $(STAMP): requirements.lock pyproject.toml
 	touch $@
 
 book: $(STAMP)
-	@$(BIN)/python book/build.py
+	$(call part,book,$(BIN)/python book/build.py)
 
 labs: $(STAMP)
 	@$(BIN)/python book/run_labs.py labs/*.ipynb
 
-lint: $(STAMP)
-	@echo "==> ruff check";  $(BIN)/ruff check .
-	@echo "==> ruff format"; $(BIN)/ruff format --check .
-	@echo "==> pyright";     $(BIN)/pyright --pythonpath $(BIN)/python
-	@echo "==> import-linter"; $(BIN)/lint-imports --no-logo
+clock: $(STAMP)
+	@rm -f $(SECONDS_OF)
+
+lint: clock
+	$(call part,ruff check,$(BIN)/ruff check .)
+	$(call part,ruff format,$(BIN)/ruff format --check .)
+	$(call part,pyright,$(BIN)/pyright --pythonpath $(BIN)/python)
+	$(call part,import-linter,$(BIN)/lint-imports --no-logo)
+
+quick: lint
+	$(call part,tests that need neither ranks nor kernels,$(PYTEST) tests $(TOGETHER) -m "not ranks and not kernels and not slow")
+	@echo; cat $(SECONDS_OF)
 
 # nbval compares the labs' stored outputs with what this machine computes. Its cells have their own time-out, and
 # pytest-timeout must use a signal there: its thread method would end the whole run at one slow cell.
 test: lint
-	@echo "==> pytest"; $(BIN)/python -m pytest tests
-	@if ls labs/*.ipynb >/dev/null 2>&1; then \
-	  echo "==> nbval"; \
-	  $(BIN)/python -m pytest --nbval labs/*.ipynb --nbval-current-env --nbval-cell-timeout=300 \
-	    --timeout=600 --timeout-method=signal -p no:cacheprovider; \
-	fi
+	$(call part,tests without ranks side by side,$(PYTEST) tests $(TOGETHER) -m "not ranks")
+	$(call part,tests on ranks in order,$(PYTEST) tests -m "ranks")
+	$(call part,nbval,if ls labs/*.ipynb >/dev/null 2>&1; then \
+	  $(PYTEST) --nbval labs/*.ipynb --nbval-current-env --nbval-cell-timeout=300 \
+	    --timeout=600 --timeout-method=signal -p no:cacheprovider; fi)
+	@echo; cat $(SECONDS_OF)
 
 lab: $(STAMP)
 	@$(BIN)/jupyter lab --ServerApp.ip=127.0.0.1 labs

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 class Row:
     """One line of the table: what was measured, how it came out, and what was wanted.
 
-    `goal` is the number in the list of goals ("C7"; "" for what only explains another row). `met` is None
-    where nothing was promised.
+    `goal` is its key in benchmarks/goals.toml ("C7"; "" for what only explains another row): the table shows its name.
+    `met` is None where nothing was promised.
     """
 
     goal: str

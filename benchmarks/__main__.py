@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import datetime
 import importlib
-import os
 import platform
 import sys
 from collections.abc import Sequence
@@ -18,6 +17,8 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeEl
 from rich.table import Table
 
 from benchmarks import Row
+from benchmarks.goals import name_of
+from shardlab.measure.machine import num_cores
 
 MODULES = {
     "launch": "starting ranks",
@@ -93,14 +94,13 @@ def as_markdown(rows: Sequence[Row], title: str) -> str:
 
 def machine() -> str:
     """Where the numbers come from: they hold for nothing else."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     today = datetime.datetime.now(datetime.UTC).date()
     versions = f"Python {platform.python_version()}, torch {metadata.version('torch')}"
-    return f"{cores} cores, {platform.system()} {platform.machine()}, {versions}, {today}"
+    return f"{num_cores()} cores, {platform.system()} {platform.machine()}, {versions}, {today}"
 
 
 def _cells(row: Row) -> tuple[str, ...]:
-    return row.goal, row.what, row.measured, row.wanted, {True: "met", False: "NOT MET", None: ""}[row.met]
+    return name_of(row.goal), row.what, row.measured, row.wanted, {True: "met", False: "NOT MET", None: ""}[row.met]
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ from benchmarks import Row
 from shardlab import Plan, Ranks, Transformer
 from shardlab.algorithms import available, carriers
 from shardlab.comm.mesh import Mesh
-from shardlab.comm.table import num_cores
+from shardlab.measure.machine import num_cores
 from shardlab.measure.timer import Stats, ratio, slowest
 from shardlab.model.checkpoint.fetch import cached_path
 

@@ -1,4 +1,4 @@
-"""C4, C9, C11: a cost model of this machine, calibrated in three seconds, and what it is good for.
+"""A cost model of this machine, calibrated in three seconds, and what it is good for.
 
 C9: how far it is off at sizes that it was not fitted to. C11: whether it knows where algorithms change places. C4: what
 choosing by it gains over torch.distributed's all_reduce, when only send and recv may be used.
@@ -62,7 +62,7 @@ def _held_out(ranks: Ranks, degree: int) -> Row:
         model = calibrate(ranks, degree, BUDGET_S)
         took_s.append(time.monotonic() - started)
         predicted, measured = [], []
-        for one, seconds, forecast in _timed_and_told(ranks, model, degree):
+        for one, seconds, forecast in _timed_with_progress(ranks, model, degree):
             predicted.append(forecast)
             measured.append(seconds)
             per_op[one.op].append(abs(math.log(forecast / seconds)))
@@ -81,7 +81,7 @@ def _held_out(ranks: Ranks, degree: int) -> Row:
     return Row("C9", what, text, "<= 30 %, aim 15 %, in <= 3 s", error <= 0.30 and max(took_s) <= BUDGET_S)
 
 
-def _timed_and_told(ranks: Ranks, model: CostModel, degree: int) -> Iterator[tuple[Implementation, float, float]]:
+def _timed_with_progress(ranks: Ranks, model: CostModel, degree: int) -> Iterator[tuple[Implementation, float, float]]:
     """(implementation, measured seconds, predicted seconds) at every size held out."""
     cells = cells_of([Implementation(*key[:3]) for key in model], HELD_OUT, degree)
     for cell, stats in time_all(ranks, cells, degree, rounds=ROUNDS).items():

@@ -1,4 +1,4 @@
-"""C10: the cost model on published all-reduces that it was not fitted to, beside NCCL's own model and the plain line.
+"""The cost model on published all-reduces that it was not fitted to, beside NCCL's own model and the plain line.
 
 Nothing is measured here: the tables are labs/published, the protocol is shardlab.compare.errors.
 """

@@ -1,4 +1,4 @@
-"""G14, G15, G16: decode of a whole model on our kernels, in a CUDA graph, one sequence. Needs a GPU.
+"""Decode of a whole model on our kernels, in a CUDA graph, one sequence. Needs a GPU.
 
 The weights are random and the context is as given: what a step reads and computes does not depend on the numbers.
 """

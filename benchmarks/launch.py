@@ -1,4 +1,4 @@
-"""C8: what it costs to get four ranks to work, against torch's own `mp.spawn`.
+"""What it costs to get four ranks to work, against torch's own `mp.spawn`.
 
 The job is the same on both sides: join a gloo group over a file, all-reduce 1 KB, leave. torch is imported
 in the parent before the clock starts; mp.spawn imports it again in every rank, which is most of its time.

@@ -1,4 +1,4 @@
-"""C17: what our layers cost on one rank, against the same maths in plain torch, in turns in this process."""
+"""What our layers cost on one rank, against the same maths in plain torch, in turns in this process."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""C3: SCHED_BATCH, the scheduling class that every rank takes, against the default one.
+"""SCHED_BATCH, the scheduling class that every rank takes, against the default one.
 
 Where ranks outnumber cores, a collective is a relay: each rank waits for its neighbour. The default class
 lets a rank that has just been woken push out the one that runs, which is often the one that everybody waits
@@ -7,14 +7,13 @@ for. SCHED_BATCH does not; it needs no privilege.
 
 from __future__ import annotations
 
-import time
-
 import torch
 
 from benchmarks import Row
 from shardlab import Ranks, comm
 from shardlab.comm.mesh import Mesh
-from shardlab.comm.table import num_cores
+from shardlab.measure.device_clock import seconds_on
+from shardlab.measure.machine import num_cores
 from shardlab.measure.timer import interleave, ratio, slowest
 
 NUM_RANKS = 4
@@ -26,10 +25,7 @@ def all_reduces(mesh: Mesh, num_bytes: int, calls: int) -> float:
     """Seconds of one all_reduce, averaged over `calls`."""
     tensor = torch.zeros(num_bytes // 4)
     comm.barrier(mesh["tp"])
-    started = time.perf_counter()
-    for _ in range(calls):
-        comm.all_reduce(tensor, mesh["tp"])
-    return (time.perf_counter() - started) / calls
+    return seconds_on(mesh.device, lambda: comm.all_reduce(tensor, mesh["tp"]), calls)
 
 
 def rows() -> list[Row]:

@@ -1,4 +1,4 @@
-"""C12: a prefill on two ranks against one rank, one thread each, in turns on the same two processes."""
+"""A prefill on two ranks against one rank, one thread each, in turns on the same two processes."""
 
 from __future__ import annotations
 

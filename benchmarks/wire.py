@@ -1,4 +1,4 @@
-"""C7: bytes on the wire against the formula, for each collective, and a model's transfers against the ledger."""
+"""Bytes on the wire against the formula, for each collective, and a model's transfers against the ledger."""
 
 from __future__ import annotations
 

@@ -133,7 +133,7 @@ def numbers() -> dict[str, str]:
     assert MOE.moe is not None
     kv_heads, experts, chosen = SHAPE.num_kv_heads, MOE.moe.num_experts, MOE.moe.experts_per_token
     skinny, product = kernels.matmul(rows=1, **UP), kernels.int4_matmul(rows=1, **UP)
-    paying = blocks.cached_that_pays(
+    break_even = blocks.break_even_cached(
         H100, kv_heads=kv_heads, head_dim=SHAPE.head_dim, ranks=2, exchange_s=exchange().seconds
     )
     return {
@@ -157,7 +157,7 @@ def numbers() -> dict[str, str]:
         "full_batch": f"{FULL_BATCH}",
         "full_blocks": f"{blocks.decode_blocks(batch=FULL_BATCH, kv_heads=kv_heads)}",
         "exchange_s": seconds_text(exchange().seconds),
-        "paying": f"{round(paying, -2):,.0f}",
+        "break_even": f"{round(break_even, -2):,.0f}",
         "skinny_rows": f"{FEW_ROWS}",
         "narrow": f"{SHAPE.d_model:,}",
         "narrow_tile": f"{NARROW_TILE}",

@@ -37,7 +37,7 @@ def test_markdown_can_be_pasted() -> None:
         "",
         "| goal | what | measured | wanted | |",
         "|---|---|---|---|---|",
-        "| C7 | bytes \\| sent | 1.0001 | within 1 % | met |",
+        "| bytes | bytes \\| sent | 1.0001 | within 1 % | met |",
         "|  | context | 1.5x |  |  |",
     ]
     assert "torch " in __main__.machine()

@@ -28,11 +28,11 @@ def test_doctor_says_what_there_is_and_what_to_do() -> None:
     assert not done.stderr
 
 
-def test_a_doctor_who_faints_still_reports(monkeypatch: pytest.MonkeyPatch) -> None:
-    def faint(what: str) -> Finding:
+def test_a_look_that_fails_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(what: str) -> Finding:
         raise KeyError("no such thing")
 
-    monkeypatch.setattr(doctor, "LOOKS", {"memory": faint})
+    monkeypatch.setattr(doctor, "LOOKS", {"memory": fails})
     (finding,) = doctor.examine()
     assert finding == Finding("memory", "without", "could not be examined: KeyError: 'no such thing'")
 
@@ -44,7 +44,7 @@ def test_a_package_that_is_not_there_is_missing(monkeypatch: pytest.MonkeyPatch)
 
 
 def test_doctor_is_honest_about_what_is_missing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    assert doctor.summary([Finding("gloo", "missing", "")]) == "Not ready: mend gloo first."
+    assert doctor.summary([Finding("gloo", "missing", "")]) == "Not ready: gloo first."
     good = [Finding(what, "ok", "") for what in ("GPUs", "wire counters")]
     assert doctor.summary(good) == (
         "Ready. Ranks run on the CPU through gloo, or one on each GPU through NCCL; bytes are counted on the wire."
@@ -62,6 +62,7 @@ def test_run_lists_the_programs() -> None:
     assert all(len(line) <= 110 for line in done.stdout.splitlines())
 
 
+@pytest.mark.ranks
 def test_run_prints_results_and_bytes() -> None:
     done = shardlab("run", "tensor.all_reduce", "--tp", "2", "--set", "num_bytes=1048576")
     assert done.returncode == 0, done.stderr
@@ -70,6 +71,7 @@ def test_run_prints_results_and_bytes() -> None:
     assert "on the wire" in done.stdout
 
 
+@pytest.mark.ranks
 def test_a_rank_that_fails_is_named_with_exit_code_1() -> None:
     done = shardlab("run", "tensor.all_reduce", "--tp", "2", "--set", "num_bytes=64", "--set", "dtype=int3")
     assert done.returncode == 1

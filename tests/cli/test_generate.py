@@ -72,6 +72,7 @@ def shardlab(*args: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, timeout=110, env=env, check=False)
 
 
+@pytest.mark.ranks
 @pytest.mark.slow
 def test_the_answer_is_the_same_for_every_t(tiny_model: Path) -> None:
     answers = set()

@@ -79,6 +79,7 @@ def test_the_names_here_are_those_that_are_implemented() -> None:
     assert MOST_ROUNDS == measured.MOST_ROUNDS
 
 
+@pytest.mark.ranks
 def test_a_table_and_a_csv(tmp_path: Path) -> None:
     path = tmp_path / "sweep.csv"
     chosen = ["--op", "all_reduce,send", "--transport", "backend", "--transport", "shared_memory"]
@@ -103,6 +104,7 @@ def test_a_table_and_a_csv(tmp_path: Path) -> None:
     assert "ranks on gloo" not in done.stdout and "30 rows written" in done.stderr
 
 
+@pytest.mark.ranks
 def test_ctrl_c_keeps_what_was_measured_and_leaves_no_process(tmp_path: Path) -> None:
     path = tmp_path / "sweep.csv"
     args = ["--op", "all_reduce", "--transport", "backend,shared_memory", "--ranks", "2", "--max", "256K"]

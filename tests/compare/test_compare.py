@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from shardlab import compare
-from shardlab.compare.tables import Row, Table, TimeRow
+from shardlab.compare.tables import Row, Table
 from shardlab.theory import ledger
 from shardlab.theory.degrees import Plan
 from shardlab.theory.transformer import MODELS
@@ -72,11 +72,6 @@ def test_html_has_the_same_cells_no_colours_of_its_own_and_escapes() -> None:
 
 def test_numpy_integers_are_shown_as_bytes() -> None:
     assert "1,024 B" in repr(compare.table([Row("wire", 1024, np.int64(1024))]))  # type: ignore[arg-type]
-
-
-def test_time_table_shows_bounds_and_spread() -> None:
-    text = repr(compare.time_table([TimeRow("decode", 1e-3, 3e-3, 2e-3, 1.9e-3, 2.5e-3)]))
-    assert text.splitlines()[-1].split() == "decode 1.00 ms 3.00 ms 2.00 ms 1.90 ms - 2.50 ms".split()
 
 
 def test_bytes_table_says_whether_the_record_is_the_prediction() -> None:

@@ -15,6 +15,7 @@ from shardlab.measure.record import append
 from tests.compare.test_kernels import H100, ROWS
 
 ROOT = Path(__file__).resolve().parents[2]
+pytestmark = pytest.mark.xdist_group("kernels_page")  # one worker has them all, and so draws the pictures once
 
 
 @pytest.fixture(scope="module")
@@ -39,19 +40,26 @@ def written(kernels_page: ModuleType, folder: Path, measurements: Path) -> str:
     return page.read_text()
 
 
-def test_without_a_measurement_it_says_so(kernels_page: ModuleType, tmp_path: Path) -> None:
-    text = written(kernels_page, tmp_path, tmp_path / "none")
+@pytest.fixture(scope="module")
+def unmeasured(kernels_page: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """-> (the folder that the page was written to, its text), where nothing has been measured."""
+    folder = tmp_path_factory.mktemp("unmeasured")
+    return folder, written(kernels_page, folder, folder / "none")
+
+
+def test_without_a_measurement_it_says_so(kernels_page: ModuleType, unmeasured: tuple[Path, str]) -> None:
+    _, text = unmeasured
     assert "No GPU has timed these kernels yet." in text
     assert "no number of a GPU of ours exists" in text and kernels_page.kernels_measured.COMMAND in text
     assert "${" not in text and "measured-" not in text
 
 
-def test_every_picture_is_there_and_says_what_it_shows(kernels_page: ModuleType, tmp_path: Path) -> None:
-    text = written(kernels_page, tmp_path, tmp_path / "none")
+def test_every_picture_is_there_and_says_what_it_shows(unmeasured: tuple[Path, str]) -> None:
+    folder, text = unmeasured
     images = re.findall(r"```\{image\} (\S+)\n:alt: (.+)\n", text)
     assert len(images) >= 9
     for name, alt in images:
-        assert (tmp_path / "book" / name).stat().st_size < 60_000
+        assert (folder / "book" / name).stat().st_size < 60_000
         assert len(alt) > 40 and alt.endswith(".")
 
 
@@ -65,8 +73,8 @@ def test_measured_rows_get_a_roofline_and_a_table(kernels_page: ModuleType, tmp_
     assert "| `flash_attention` | 8192 | 2.00\u00a0ms | – | – | 50% |" in text
 
 
-def test_every_file_that_the_page_names_exists(kernels_page: ModuleType, tmp_path: Path) -> None:
-    named = set(re.findall(r"`(\w+\.py)`", written(kernels_page, tmp_path, tmp_path / "none")))
+def test_every_file_that_the_page_names_exists(unmeasured: tuple[Path, str]) -> None:
+    named = set(re.findall(r"`(\w+\.py)`", unmeasured[1]))
     there = {path.name for path in (ROOT / "kernels" / "shardlab_kernels").glob("*.py")}
     assert len(named) > 10
     assert sorted(named - there) == []

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-VERBS = ("book", "test", "labs", "lint", "lab", "bench", "lock", "clean", "distclean", "help")
+VERBS = ("book", "test", "quick", "labs", "lint", "lab", "bench", "lock", "clean", "distclean", "help")
 
 pytestmark = pytest.mark.skipif(shutil.which("make") is None, reason="needs make")
 
@@ -31,7 +31,7 @@ def test_an_unknown_verb_fails() -> None:
     assert make("-n", "boook").returncode != 0
 
 
-@pytest.mark.parametrize("verb", ["book", "test", "labs", "lint", "lab", "bench"])
+@pytest.mark.parametrize("verb", ["book", "test", "quick", "labs", "lint", "lab", "bench"])
 def test_each_verb_makes_the_environment(verb: str, tmp_path: Path) -> None:
     for name in ("Makefile", "requirements.lock", "pyproject.toml"):
         shutil.copy(ROOT / name, tmp_path)
@@ -64,3 +64,27 @@ def test_ci_runs_both_verbs_and_hides_no_failure() -> None:
     assert os.access(script, os.X_OK)
     assert lines[0].startswith("#!") and "set -eo pipefail" in lines
     assert any(line.startswith("make test") for line in lines) and "make book" in lines
+
+
+def test_quick_is_lint_and_what_needs_neither_ranks_nor_kernels() -> None:
+    said = make("-n", "quick").stdout
+    assert "ruff check" in said and "pyright" in said and "lint-imports" in said and "nbval" not in said
+    (line,) = (line for line in said.splitlines() if "pytest" in line)
+    assert '-m "not ranks and not kernels and not slow"' in line and "-n 2" in line
+
+
+def test_tests_on_ranks_run_one_after_the_other_and_the_rest_side_by_side() -> None:
+    said = [line for line in make("-n", "test").stdout.splitlines() if "pytest tests" in line]
+    together, in_order = said
+    assert '-m "not ranks"' in together and "-n 2" in together
+    assert '-m "ranks"' in in_order and "-n " not in in_order
+
+
+@pytest.mark.parametrize(("code", "ends"), [(0, 0), (3, 3)])
+def test_a_part_keeps_its_seconds_and_its_exit_code(code: int, ends: int, tmp_path: Path) -> None:
+    part = next(line for line in make("-n", "lint").stdout.splitlines() if "ruff check" in line)
+    script = part.replace(f"{part.split('; ')[3]}; status", f"(exit {code}); status")
+    done = subprocess.run(["sh", "-c", script], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == ends, script
+    (kept,) = (tmp_path / "build" / "seconds-of-each-part").read_text().splitlines()
+    assert kept.endswith(" s  ruff check")

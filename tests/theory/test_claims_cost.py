@@ -62,7 +62,7 @@ def test_a6_the_optimum_is_where_the_slopes_cancel() -> None:
     memory, comms = parts(whole - 1, 256)
     assert comms > 1.3 * memory
     assert sum(parts(whole, 256)) < memory + comms
-    assert strategies.slopes(LLAMA, whole - 1, H100, NDR, batch=256).pays
+    assert strategies.slopes(LLAMA, whole - 1, H100, NDR, batch=256).helps
 
 
 def test_a8_tp_splits_every_matrix_and_pp_deals_out_layers() -> None:

@@ -72,8 +72,8 @@ def test_t9_published_times_against_the_bandwidth_term() -> None:
     assert (fastest, slowest) == (pytest.approx(7.8e-6), pytest.approx(40e-6, rel=0.01))
     small = [row for row in read_published(PUBLISHED / "allreduce_8xh100.csv") if row.num_bytes == 4096]
     assert min(row.seconds for row in small if row.world_size == 8) == pytest.approx(5.7e-6)
-    low = decode.all_reduce_bill(LLAMA, 8, H100, measured_s=fastest)
-    high = decode.all_reduce_bill(LLAMA, 8, H100, measured_s=slowest)
+    low = decode.all_reduce_times(LLAMA, 8, H100, measured_s=fastest)
+    high = decode.all_reduce_times(LLAMA, 8, H100, measured_s=slowest)
     assert low.bandwidth_only_s == pytest.approx(64e-9, rel=0.01)
     assert low.measured_s / low.bandwidth_only_s > 100
     assert low.total_measured_s == pytest.approx(1.2e-3, rel=0.05)

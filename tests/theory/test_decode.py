@@ -14,18 +14,18 @@ SMALL = MODELS["smollm2-135m"]
 
 
 def test_the_bill_of_one_token() -> None:
-    bill = decode.all_reduce_bill(LLAMA, 8, H100, measured_s=7.8e-6)
-    assert bill.num_all_reduces == 160
-    assert bill.tensor_bytes == 16_384
-    assert bill.sent_bytes == 28_672
-    assert bill.bandwidth_only_s == pytest.approx(64e-9, rel=0.01)
-    assert bill.total_measured_s == pytest.approx(1.248e-3)
-    assert bill.weight_read_s == pytest.approx(5.27e-3, rel=1e-3)
+    found = decode.all_reduce_times(LLAMA, 8, H100, measured_s=7.8e-6)
+    assert found.num_all_reduces == 160
+    assert found.tensor_bytes == 16_384
+    assert found.sent_bytes == 28_672
+    assert found.bandwidth_only_s == pytest.approx(64e-9, rel=0.01)
+    assert found.total_measured_s == pytest.approx(1.248e-3)
+    assert found.weight_read_s == pytest.approx(5.27e-3, rel=1e-3)
 
 
 def test_the_batch_carries_more_bytes_in_as_many_all_reduces() -> None:
-    one = decode.all_reduce_bill(LLAMA, 8, H100, measured_s=1e-5)
-    many = decode.all_reduce_bill(LLAMA, 8, H100, measured_s=1e-5, batch=32)
+    one = decode.all_reduce_times(LLAMA, 8, H100, measured_s=1e-5)
+    many = decode.all_reduce_times(LLAMA, 8, H100, measured_s=1e-5, batch=32)
     assert many.sent_bytes == 32 * one.sent_bytes
     assert many.num_all_reduces == one.num_all_reduces
 

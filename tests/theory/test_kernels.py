@@ -146,7 +146,7 @@ def test_moving_rows_to_experts_and_back() -> None:
             "tpu_v4: the catalogue has no number",
         ),
         (
-            lambda: blocks.cached_that_pays(H100, kv_heads=8, head_dim=128, ranks=1, exchange_s=1e-6),
+            lambda: blocks.break_even_cached(H100, kv_heads=8, head_dim=128, ranks=1, exchange_s=1e-6),
             "ranks=1: 2 or more",
         ),
     ],
@@ -168,7 +168,6 @@ def test_busy_share_as_flash_attention_counts_it() -> None:
     # hopper/heuristics.h: 48 blocks on 108 SMs, 2 splits have efficiency 0.89 and 3 have 0.67
     assert blocks.busy_share(48 * 2, 108) == pytest.approx(0.89, abs=0.005)
     assert blocks.busy_share(48 * 3, 108) == pytest.approx(0.67, abs=0.005)
-    assert blocks.fewest_splits(batch=1, kv_heads=48, num_sms=108) == 2
     assert (blocks.waves(132, 132), blocks.waves(133, 132)) == (1, 2)
 
 
@@ -190,16 +189,12 @@ def test_time_follows_the_busy_sms() -> None:
     assert decode_s(1, 1) == pytest.approx(least * 132 / 8)
     assert decode_s(1, 16) == pytest.approx(least * 132 / 128, rel=0.01)
     assert decode_s(1, 17) > 1.8 * decode_s(1, 16)  # four blocks too many open a second round
-    best = min(range(1, 129), key=lambda splits: decode_s(1, splits))
-    assert decode_s(1, blocks.fewest_splits(batch=1, kv_heads=8, num_sms=132)) < 1.2 * decode_s(1, best)
 
 
 def test_c12_heads_and_batch_may_not_fill_the_sms() -> None:
     assert H100.num_sms == 132
     assert blocks.decode_blocks(batch=1, kv_heads=8) == 8
     assert blocks.decode_blocks(batch=16, kv_heads=8) == 128
-    assert blocks.fewest_splits(batch=1, kv_heads=8, num_sms=132) > 1
-    assert blocks.fewest_splits(batch=16, kv_heads=8, num_sms=132) == 1
     assert blocks.busy_share(8, 132) == pytest.approx(0.061, abs=1e-3)
     gain = {batch: decode_s(batch, 1) / min(decode_s(batch, splits) for splits in range(1, 129)) for batch in (1, 16)}
     assert gain[1] > 16
@@ -212,8 +207,8 @@ def test_c13_a_short_cache_is_read_before_ranks_have_spoken() -> None:
     rows = read_published(PUBLISHED / "allreduce_8xh100.csv")
     fastest = min(row.seconds for row in rows if row.world_size == 2 and row.num_bytes <= 4096)
     assert fastest == pytest.approx(3.7e-6)
-    paying = blocks.cached_that_pays(H100, kv_heads=8, head_dim=128, ranks=2, exchange_s=fastest)
-    assert paying == pytest.approx(6052, abs=1)
+    break_even = blocks.break_even_cached(H100, kv_heads=8, head_dim=128, ranks=2, exchange_s=fastest)
+    assert break_even == pytest.approx(6052, abs=1)
 
     def layer_s(cached: int, ranks: int) -> float:
         read = 2 * 8 * 128 * 2 * cached / ranks / H100.hbm_Bps
@@ -221,4 +216,4 @@ def test_c13_a_short_cache_is_read_before_ranks_have_spoken() -> None:
 
     assert layer_s(2048, 2) > layer_s(2048, 1)
     assert layer_s(131_072, 2) < 0.6 * layer_s(131_072, 1)
-    assert layer_s(round(paying), 2) == pytest.approx(layer_s(round(paying), 1), rel=1e-3)
+    assert layer_s(round(break_even), 2) == pytest.approx(layer_s(round(break_even), 1), rel=1e-3)

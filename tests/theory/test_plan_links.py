@@ -119,11 +119,11 @@ def test_hopper_gets_ncclss_estimate_and_others_a_call_and_the_line() -> None:
 def test_a_bill_adds_up_and_tells_latency_from_bandwidth() -> None:
     pricing = Pricing(Plan(pp=2, tp=4), 4, TWO)
     reduce = Transfer("all_reduce", "tp", 400)
-    bill = pricing.bill([reduce, reduce, Transfer("send", "pp", 400)])  # the boundary has its own price
+    found = pricing.comm_time([reduce, reduce, Transfer("send", "pp", 400)])  # the boundary has its own price
     one = inside("all_reduce", num_bytes=400, world_size=4)
-    assert bill.total_s == pytest.approx(2 * one)
-    assert bill.latency_s == pytest.approx(2 * inside("all_reduce", num_bytes=1, world_size=4))
-    assert pricing.bill([]).total_s == 0
+    assert found.total_s == pytest.approx(2 * one)
+    assert found.latency_s == pytest.approx(2 * inside("all_reduce", num_bytes=1, world_size=4))
+    assert pricing.comm_time([]).total_s == 0
 
 
 def test_a_boundary_crosses_where_stages_meet_on_two_nodes() -> None:
@@ -134,8 +134,8 @@ def test_a_boundary_crosses_where_stages_meet_on_two_nodes() -> None:
 
 def test_ring_sends_pay_for_the_slowest_pair() -> None:
     send = [Transfer("send", "cp", 50)]
-    assert Pricing(Plan(cp=4, tp=1), 4, TWO).bill(send).total_s == pytest.approx(1.5)
-    assert Pricing(Plan(cp=4, tp=2), 4, TWO).bill(send).total_s == pytest.approx(20)
+    assert Pricing(Plan(cp=4, tp=1), 4, TWO).comm_time(send).total_s == pytest.approx(1.5)
+    assert Pricing(Plan(cp=4, tp=2), 4, TWO).comm_time(send).total_s == pytest.approx(20)
 
 
 def test_one_level_counts_ranks_only() -> None:

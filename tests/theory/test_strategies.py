@@ -112,8 +112,8 @@ def test_the_whole_optimum_is_beside_the_real_one(name: str, alpha_s: float, bat
     at = strategies.slopes(shape, best, H100, wire, batch=batch, past=2048)
     assert at.memory_s + at.comms_s == pytest.approx(0, abs=1e-9 + 1e-6 * at.comms_s) or best == 1
     if whole > 1:
-        assert strategies.slopes(shape, 0.9 * best, H100, wire, batch=batch, past=2048).pays
-    assert not strategies.slopes(shape, 1.1 * best, H100, wire, batch=batch, past=2048).pays
+        assert strategies.slopes(shape, 0.9 * best, H100, wire, batch=batch, past=2048).helps
+    assert not strategies.slopes(shape, 1.1 * best, H100, wire, batch=batch, past=2048).helps
 
 
 def test_without_latency_there_is_no_end_and_with_a_slow_wire_no_beginning() -> None:

@@ -108,7 +108,7 @@ def test_a_decoded_token_reads_the_experts_that_it_meets() -> None:
 def test_a_wider_ep_group_wakes_more_of_the_experts_that_a_rank_has() -> None:
     def awake(plan: Plan) -> float:
         held = 3 * DEEPSEEK.d_model * 2048 * 256 / plan.ep
-        return 1 - work._sleeping_weights(DEEPSEEK, plan, batch=4, seq=1) / held
+        return 1 - work._inactive_weights(DEEPSEEK, plan, batch=4, seq=1) / held
 
     assert awake(Plan(dp=1, tp=1)) < awake(Plan(dp=8, ep=8)) < awake(Plan(dp=64, ep=64)) <= 1
     assert awake(Plan(dp=8, ep=8)) * 256 == pytest.approx(work.expected_experts(256, 8, 32))

@@ -93,7 +93,7 @@ def workstation(root: Path) -> Nvml:
     port = sys.device("pci0000:00/0000:00:06.0", -1, "5.0 GT/s PCIe", 1)
     sys.interface("wlp6s0", sys.device(f"{port}/0000:06:00.0", -1, "5.0 GT/s PCIe", 1), None, "down")
     sys.interface("lo", None)
-    return Nvml(gpus, pcie=(4, 16, 4, 16), ancestor=lambda a, b: pynvml.NVML_TOPOLOGY_HOSTBRIDGE)
+    return Nvml(gpus, pcie=(4, 16, 4, 16))
 
 
 def mesh_a100(root: Path) -> Nvml:

@@ -17,7 +17,7 @@ import torch
 from shardlab.algorithms import memfd
 from shardlab.algorithms.sleep import Word
 from shardlab.comm.mesh import Axis
-from shardlab.comm.table import num_cores
+from shardlab.measure.machine import num_cores
 
 _LINE = 128  # bytes; a cache line is 64 on most machines, and some fetch them in pairs
 _WORD = 8

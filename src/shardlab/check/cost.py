@@ -1,4 +1,4 @@
-"""Lab 07's three exercises: the bytes of an expert layer, the rank that no longer pays, the weights in four bits."""
+"""Lab 07's three exercises: the bytes of an expert layer, the rank that no longer helps, the weights in four bits."""
 
 from __future__ import annotations
 
@@ -54,10 +54,10 @@ def _expert_hint(guess: float, measured: float, k: int, degree: int) -> str:
 Case = tuple[float, Callable[[int], float], int]
 _PLATEAU_S, _NETWORK_S = 9e-6, 45e-6
 _CASES: tuple[Case, ...] = (
-    (42e-3, lambda T: _PLATEAU_S, 160),  # latency that does not grow: more always pays
+    (42e-3, lambda T: _PLATEAU_S, 160),  # latency that does not grow: more always helps
     (42e-3, lambda T: _PLATEAU_S if T <= 8 else _NETWORK_S, 160),  # a wall behind 8
     (4.8e-3, lambda T: 2e-6 * (T - 1), 64),
-    (1e-4, lambda T: 1e-4, 64),  # it never pays
+    (1e-4, lambda T: 1e-4, 64),  # it never helps
 )
 _DEGREES = (1, 2, 4, 8, 16)
 
@@ -84,7 +84,7 @@ def stops_paying(attempt: Callable[..., int]) -> Verdict:
         )
         return Verdict(False, message, _paying_hint(guess, memory_s, all_reduce_s, num_all_reduces))
     return Verdict(
-        True, "right in four cases: one where more always pays, one with a wall behind 8, one where none does."
+        True, "right in four cases: one where more always helps, one with a wall behind 8, one where none does."
     )
 
 

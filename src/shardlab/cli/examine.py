@@ -12,14 +12,14 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, Literal
 
+from shardlab.measure.machine import num_cores
+
 State = Literal["ok", "without", "missing"]
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One line of the report. "without": the labs go on, with less. "missing": nothing runs before it is
-    mended.
-    """
+    """One line of the report. "without": the labs go on, with less. "missing": nothing runs until it is there."""
 
     what: str
     state: State
@@ -35,7 +35,7 @@ def examine() -> Iterator[Finding]:
         except ImportError as error:
             advice = "make the environment again: pip install -r requirements.lock"
             yield Finding(what, "missing", f"{error.name or error} is not installed", advice)
-        except Exception as error:  # a doctor who faints helps nobody
+        except Exception as error:  # one look that fails must not hide the others
             yield Finding(what, "without", f"could not be examined: {type(error).__name__}: {error}")
 
 
@@ -44,7 +44,7 @@ def summary(findings: list[Finding]) -> str:
     states = {finding.what: finding.state for finding in findings}
     missing = [finding.what for finding in findings if finding.state == "missing"]
     if missing:
-        return f"Not ready: mend {', '.join(missing)} first."
+        return f"Not ready: {', '.join(missing)} first."
     gpus = states.get("GPUs") == "ok"
     ranks = "Ranks run on the CPU through gloo" + (", or one on each GPU through NCCL" if gpus else "")
     bytes_ = (
@@ -68,7 +68,7 @@ def _python(what: str) -> Finding:
 
 
 def _cores(what: str) -> Finding:
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cores = num_cores()
     text = f"{cores} {'core' if cores == 1 else 'cores'} for this process"
     if cores == 1:
         return Finding(what, "without", text, "ranks take turns on one core: bytes are right, times say nothing")

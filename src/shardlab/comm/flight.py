@@ -23,8 +23,8 @@ from shardlab.comm.table import (
     WAITING,
     CollectiveMismatch,
     Table,
-    num_cores,
 )
+from shardlab.measure.machine import num_cores
 
 _NUM_YIELDS = 400
 

@@ -36,11 +36,6 @@ SLOTS = 16
 LANES = 16
 
 
-def num_cores() -> int:
-    """Cores that this process may run on."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 class CollectiveMismatch(RuntimeError):
     """Two ranks of an axis were about to do different things as the same collective."""
 

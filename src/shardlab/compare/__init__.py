@@ -4,7 +4,6 @@ from shardlab.compare.tables import (
     Headline,
     Row,
     Table,
-    TimeRow,
     bytes_table,
     geomean_error,
     headline,
@@ -12,14 +11,12 @@ from shardlab.compare.tables import (
     residual_text,
     residuals,
     table,
-    time_table,
 )
 
 __all__ = [
     "Headline",
     "Row",
     "Table",
-    "TimeRow",
     "bytes_table",
     "geomean_error",
     "headline",
@@ -27,5 +24,4 @@ __all__ = [
     "residual_text",
     "residuals",
     "table",
-    "time_table",
 ]

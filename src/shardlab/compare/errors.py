@@ -1,4 +1,4 @@
-"""The cost model on other people's all-reduces: what it was fitted to, and how far off it is on the rest (goal C10).
+"""The cost model on other people's all-reduces: what it was fitted to, and how far off it is on the rest.
 
 shardlab.compare.held_out is the protocol: what is fitted, what is held out, and why. Here are the errors, beside those
 of the plain alpha-beta line and of NCCL's own model. No torch here. The fit needs scipy, so `shardlab.compare.tables`,
@@ -84,24 +84,6 @@ def costs(experiment: Experiment, how: Callable[[Iterable[Sample]], Cost] = fit)
     return {algorithm: how(found) for algorithm, found in samples.items()}
 
 
-def errors_table(errors: Sequence[Errors], *, title: str = "") -> compare.Table:
-    """A row a table: fitted or held out, sizes, the geometric mean, and the signed error at each size."""
-    return compare.Table(
-        ("published table", "", "sizes", "geomean", "predicted / measured - 1, small to large"),
-        [
-            (
-                one.name,
-                "held out" if one.held_out else "fitted",
-                f"{_short(one.num_bytes[0])} - {_short(one.num_bytes[-1])}",
-                f"{one.geomean:.1%}",
-                " ".join(f"{error:+.0%}" for error in one.signed),
-            )
-            for one in errors
-        ],
-        title,
-    )
-
-
 def _errors(experiment: Experiment, how: Callable[[Iterable[Sample]], Cost]) -> list[Errors]:
     found = costs(experiment, how)
 
@@ -132,10 +114,3 @@ def _path(algorithm: str, num_bytes: int, world_size: int) -> tuple[int, float]:
     if algorithm == "nvls":
         return 2, nccl.nvls_wire_bytes(num_bytes, world_size)
     return critical_path("all_reduce", num_bytes=num_bytes, world_size=world_size, algorithm=algorithm)
-
-
-def _short(num_bytes: int) -> str:
-    for power, unit in ((30, "G"), (20, "M"), (10, "K")):
-        if num_bytes >= 1 << power:
-            return f"{num_bytes / (1 << power):.3g}{unit}"
-    return f"{num_bytes}"

@@ -1,4 +1,4 @@
-"""Which published all-reduces the cost model may be fitted to, and which it may not: goal C10's protocol.
+"""Which published all-reduces the cost model may be fitted to, and which it may not: the protocol.
 
 Written after the tables were read and before any error was computed, and not changed since:
 

@@ -12,7 +12,7 @@ from typing import Any
 from shardlab.measure.record import Published, published_folder, read_published
 from shardlab.theory.collectives import wire_bytes
 from shardlab.theory.ledger import Transfer
-from shardlab.theory.units import quantity_text, seconds_text
+from shardlab.theory.units import quantity_text
 
 HEADLINE_TYPE = "application/vnd.shardlab.headline+json"
 
@@ -30,18 +30,6 @@ class Row:
     def residual(self) -> float:
         """measured / predicted - 1; inf where something was measured and nothing predicted."""
         return residuals([self.predicted], [self.measured])[0]
-
-
-@dataclass(frozen=True)
-class TimeRow:
-    """A measured time between its bounds, all in seconds: median and p10..p90 of at least five rounds."""
-
-    what: str
-    lower_s: float
-    upper_s: float
-    median_s: float
-    p10_s: float
-    p90_s: float
 
 
 class Table:
@@ -168,24 +156,6 @@ def table(rows: Iterable[Row], *, title: str = "") -> Table:
                 quantity_text(row.predicted, row.unit),
                 quantity_text(row.measured, row.unit),
                 residual_text(row.residual),
-            )
-            for row in rows
-        ],
-        title,
-    )
-
-
-def time_table(rows: Iterable[TimeRow], *, title: str = "") -> Table:
-    """Measured times beside T_lower (communication hidden) and T_upper (nothing hidden)."""
-    return Table(
-        ("what", "T_lower", "T_upper", "median", "p10 - p90"),
-        [
-            (
-                row.what,
-                seconds_text(row.lower_s),
-                seconds_text(row.upper_s),
-                seconds_text(row.median_s),
-                f"{seconds_text(row.p10_s)} - {seconds_text(row.p90_s)}",
             )
             for row in rows
         ],

@@ -20,9 +20,9 @@ from torch._C._distributed_c10d import FileStore
 from shardlab.comm.flight import Flight
 from shardlab.comm.mesh import Mesh, make_groups
 from shardlab.comm.recorder import Recorder
-from shardlab.comm.table import num_cores
 from shardlab.launch import frames, pickles
 from shardlab.launch.state import ProcessState
+from shardlab.measure.machine import num_cores
 from shardlab.theory.degrees import Plan
 
 STACK_SIGNAL = signal.SIGUSR1  # a rank answers it with its stack, in C, even while it waits inside gloo

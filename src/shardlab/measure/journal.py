@@ -1,7 +1,7 @@
-"""Times as the ranks write them down, one by one, in a file that the kernel reads meanwhile.
+"""Times as the ranks write them down, one by one, in a file that the notebook reads meanwhile.
 
-A rank's samples reach the kernel when its program returns, and not at all when the program is interrupted. So each
-rank also writes every sample into its own row of a shared file at once. The kernel can tell from it how far the
+A rank's samples reach the notebook when its program returns, and not at all when the program is interrupted. So each
+rank also writes every sample into its own row of a shared file at once. The notebook sees in it how far the
 ranks are, and keep what was measured when it stops them.
 """
 
@@ -20,7 +20,7 @@ class Journal:
     """samples[T, cells, rounds] in seconds, and expected[T, cells]: what one sample will take. NaN: not yet."""
 
     def __init__(self, path: str | Path, world_size: int, num_cells: int, rounds: int, *, create: bool = False) -> None:
-        """Open the file at `path`; `create` makes it first (the kernel does, before the ranks open it)."""
+        """Open the file at `path`; `create` makes it first (the notebook does, before the ranks open it)."""
         self.path, self.rounds = str(path), rounds
         shape = (world_size, num_cells, 1 + rounds)
         self._table = np.memmap(self.path, np.float64, "w+" if create else "r+", shape=shape)

@@ -1,4 +1,4 @@
-"""Which machine a measurement was taken on: the provenance of its rows."""
+"""Which machine this is, and how many cores it has for us: the provenance of a measurement."""
 
 from __future__ import annotations
 
@@ -9,6 +9,11 @@ from importlib import metadata
 from pathlib import Path
 
 from shardlab.measure.record import Provenance
+
+
+def num_cores() -> int:
+    """Cores that this process may run on."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def provenance(backend: str, command: str) -> Provenance:
@@ -23,7 +28,7 @@ def device(backend: str = "gloo") -> str:
         import torch
 
         return torch.cuda.get_device_name(0)
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cores = num_cores()
     return f"{_processor()}, {cores} core{'' if cores == 1 else 's'}"
 
 

@@ -11,16 +11,14 @@ from shardlab.measure import record
 from shardlab.measure.record import Provenance, Value
 from shardlab.theory import collectives
 
-COUNTED = ("on the wire", "in shared memory", "recorded")
-
 
 @dataclass(frozen=True)
 class Point:
     """One implementation (op, algorithm, transport) at one size on world_size ranks. The fields are the CSV's columns.
 
     num_bytes is nccl-tests' size S. Times are of one call as the slowest rank saw it, over `rounds` samples. steps is
-    the formula's. sent_bytes is the busiest rank's, for one call, and `counted` says how it was found: by the kernel's
-    socket counters ("on the wire", framing included), by the transport's own counter ("in shared memory": copied into
+    the formula's. sent_bytes is the busiest rank's, for one call, and `counted` says how it was found: by the sockets'
+    counters ("on the wire", framing included), by the transport's own counter ("in shared memory": copied into
     the rank's own slot and read from others'), or not at all ("recorded": the formula's payload). traffic[i][j] are
     the bytes from rank i to rank j; in shared memory, what j read of i's slot, and on the diagonal what a rank put
     into its own.

@@ -58,8 +58,8 @@ def interleave(
     """Time each contender `rounds` times, one after the other within a round, the order rotating.
 
     Each is called `warmup` times first, unmeasured. A contender that returns a float has timed itself, in
-    seconds (ranks do, with their own clocks); otherwise the call is timed from outside. `on_round` is told
-    the number of rounds done, for a progress bar. Raises ValueError for no contender or fewer than one round.
+    seconds (ranks do, with their own clocks); otherwise the call is timed from outside. `on_round` is called
+    with the number of rounds done, for a progress bar. Raises ValueError for no contender or fewer than one round.
     """
     if not contenders:
         raise ValueError("nothing to time: contenders is empty")

@@ -11,8 +11,6 @@ from shardlab.theory.hardware import Accelerator
 from shardlab.theory.kernels import flash_decode
 from shardlab.theory.work import check_sizes
 
-GOOD_ENOUGH = 0.85  # of the best share: flash-attention's own rule, hopper/heuristics.h
-
 
 def prefill_blocks(*, batch: int, heads: int, seq: int, tile: int = 128) -> int:
     """One block a sequence, query head and tile of queries."""
@@ -35,19 +33,6 @@ def waves(blocks: int, num_sms: int) -> int:
 def busy_share(blocks: int, num_sms: int) -> float:
     """The share of the SMs' time that some block uses, all blocks being equal: blocks / (waves * SMs)."""
     return blocks / (waves(blocks, num_sms) * num_sms)
-
-
-def fewest_splits(*, batch: int, kv_heads: int, num_sms: int, most: int = 128) -> int:
-    """The smallest split count whose busy share is within 85 % of the best; 1 where 80 % of the SMs have a block.
-
-    The rule of flash-attention, hopper/heuristics.h (Dao-AILab), without its bounds by tiles and by the L2 cache.
-    """
-    blocks = decode_blocks(batch=batch, kv_heads=kv_heads)
-    check_sizes(num_sms=num_sms, most=most)
-    if blocks >= 0.8 * num_sms:
-        return 1
-    shares = [busy_share(blocks * splits, num_sms) for splits in range(1, min(most, num_sms) + 1)]
-    return next(splits for splits, share in enumerate(shares, start=1) if share >= GOOD_ENOUGH * max(shares))
 
 
 def decode_s(
@@ -76,12 +61,12 @@ def decode_s(
     return (read / busy_share(blocks, accelerator.num_sms) + partial) / accelerator.hbm_Bps
 
 
-def cached_that_pays(
+def break_even_cached(
     accelerator: Accelerator, *, kv_heads: int, head_dim: int, ranks: int, exchange_s: float, item_bytes: int = 2
 ) -> float:
     """Cached positions of one layer above which `ranks` ranks that share the cache decode faster than one.
 
-    They save (1 - 1 / ranks) of reading it, at the full rate of the HBM, and pay exchange_s to merge their parts.
+    They save (1 - 1 / ranks) of reading it, at the full rate of the HBM, and take exchange_s to merge their parts.
     Raises ValueError for fewer than two ranks.
     """
     check_sizes(kv_heads=kv_heads, head_dim=head_dim)

@@ -71,32 +71,6 @@ def tightest(
     return min(ranks, key=lambda one: (one.kv_tokens, one.free_bytes))
 
 
-def kv_tokens_per_rank(
-    shape: Shape,
-    plan: Plan,
-    memory_bytes: float,
-    stored: Precision,
-    kv: KVPrecision,
-    *,
-    reserve: float = RESERVE,
-    batch_tokens: int = BATCH_TOKENS,
-) -> int:
-    """Tokens of context that a replica's ranks can keep: their part of each is in every rank, and one fills up first.
-
-    Not to be multiplied by tp, pp or cp: those ranks share the same tokens. dp replicas keep dp times as many.
-    Raises ValueError, saying by how much, where the weights and activations alone do not fit.
-    """
-    rank = tightest(shape, plan, memory_bytes, stored, kv, reserve=reserve, batch_tokens=batch_tokens)
-    if rank.free_bytes < 0:
-        raise ValueError(
-            f"{shape.name or 'the model'} in {stored.name} does not fit: stage {rank.stage}, tp rank {rank.tp_rank} "
-            f"has {rank.weight_bytes / 1e9:.2f} GB of weights and at least {rank.activation_bytes / 1e9:.2f} GB of "
-            f"activations, {-rank.free_bytes / 1e9:.2f} GB more than the {rank.usable_bytes / 1e9:.2f} GB that it may "
-            f"use of {memory_bytes / 1e9:.2f} GB"
-        )
-    return rank.kv_tokens
-
-
 def activation_bytes(shape: Shape, plan: Plan, tokens: int, number_bytes: int) -> float:
     """A floor for the activations of a forward of `tokens` tokens on a rank.
 

@@ -106,47 +106,6 @@ def expert_all_to_all_s(
     return Bounds(max(near_s, far_s), near_s + far_s)
 
 
-def expert_layer_s(dispatch: Bounds, combine: Bounds, experts_s: float) -> float:
-    """Seconds of a MoE layer's exchange with nothing overlapped but the two levels: dispatch, experts, combine."""
-    return dispatch.lower_s + experts_s + combine.lower_s
-
-
-def ring_attention_s(compute_s: float, *, kv_bytes: float, world_size: int, send: TimeOf) -> float:
-    """Seconds of ring attention: T - 1 steps of max(T_comp, T_comm), then the last compute, which sends nothing.
-
-    compute_s: one rank's attention against one chunk of keys and values. kv_bytes: that chunk, K and V together. While
-    a chunk is computed on, it is already on its way to the next rank (Liu, Zaharia, Abbeel 2023, arXiv 2310.01889).
-    """
-    _check(kv_bytes, world_size=world_size)
-    if not compute_s >= 0:
-        raise ValueError(f"compute_s={compute_s}; allowed: 0 or more seconds")
-    transfer_s = send("send", num_bytes=kv_bytes, world_size=2)
-    return (world_size - 1) * max(compute_s, transfer_s) + compute_s
-
-
-def pipeline_hop_s(num_bytes: float, *, tp: int, across: TimeOf, inside: TimeOf | None = None) -> float:
-    """Seconds for activations to pass one stage boundary, where every tp rank holds the same num_bytes.
-
-    inside=None: each tp rank sends the whole tensor to its partner, tp times the bytes that are needed. With `inside`,
-    each sends its slice and the receivers all_gather (Narayanan et al. 2021, Megatron-LM's scatter/gather).
-    """
-    _check(num_bytes, tp=tp)
-    if inside is None:
-        return across("send", num_bytes=num_bytes, world_size=2)
-    sliced_s = across("send", num_bytes=num_bytes / tp, world_size=2)
-    return sliced_s + inside("all_gather", num_bytes=num_bytes, world_size=tp)
-
-
-def pipeline_s(stage_s: float, *, num_stages: int, hop_s: float, num_microbatches: int = 1) -> float:
-    """Seconds from the first microbatch's start to the last one's end: (m + P - 1) stages and P - 1 hops.
-
-    Stages are alike, and a hop runs beside the next microbatch's compute. One microbatch gains nothing from stages.
-    """
-    _check(0.0, num_stages=num_stages, num_microbatches=num_microbatches)
-    slots = num_microbatches + num_stages - 1
-    return slots * stage_s + (num_stages - 1) * hop_s
-
-
 def _check(num_bytes: float, **counts: int) -> None:
     if not num_bytes >= 0:
         raise ValueError(f"num_bytes={num_bytes}; allowed: 0 or more")

@@ -6,11 +6,11 @@ path. The constants belong to one implementation on one kind of link; measure.fi
 alpha  seconds a hop, whatever is sent: one message's latency.
 b      bytes/s of one port in one direction.
 c      the price of chunking. Whoever forwards a message over several hops cuts it into chunks: few chunks leave the
-       later hops idle, many pay alpha often. The best number of chunks costs a term in sqrt(S); `pipelined_s` below
+       later hops idle, many take alpha often. The best number of chunks costs a term in sqrt(S); `pipelined_s` below
        derives it. Hockney's line alpha + S/b (1994) is the case c = 0.
 base   seconds a call, however many hops it has: launching a kernel, waking the ranks. With one world size it cannot
-       be told from alpha * hops, and it is 0. One fit over several world sizes needs it, or the launch would be paid
-       once a hop.
+       be kept apart from alpha * hops, and it is 0. One fit over several world sizes needs it, or the launch would be
+       counted once a hop.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Decode under tensor parallelism: what one token costs, and when one more rank stops paying."""
+"""Decode under tensor parallelism: what one token costs, and when one more rank stops helping."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from shardlab.theory.transformer import Shape
 
 
 @dataclass(frozen=True)
-class AllReduceBill:
-    """The all-reduces of one decoded token, told three ways."""
+class AllReduceTimes:
+    """The all-reduces of one decoded token, timed three ways."""
 
     num_all_reduces: int  # 2 a layer; the embedding's one is left out, as in the chapter
     tensor_bytes: int  # what one all-reduce sums
@@ -24,7 +24,7 @@ class AllReduceBill:
     weight_read_s: float  # the rank's share of all the weights, once through HBM
 
 
-def all_reduce_bill(
+def all_reduce_times(
     shape: Shape,
     tp: int,
     accelerator: Accelerator,
@@ -32,7 +32,7 @@ def all_reduce_bill(
     measured_s: float,
     batch: int = 1,
     dtype_bytes: int = 2,
-) -> AllReduceBill:
+) -> AllReduceTimes:
     """One token of `batch` sequences at T = tp: bytes, the bandwidth term, and a measured time beside it.
 
     weight_read_s divides the model's bytes by T, as the chapter does; roofline.hbm_bytes is the finer count.
@@ -40,7 +40,7 @@ def all_reduce_bill(
     tensor_bytes = batch * shape.d_model * dtype_bytes
     sent = wire_bytes("all_reduce", num_bytes=tensor_bytes, world_size=tp)
     number = 2 * shape.num_layers
-    return AllReduceBill(
+    return AllReduceTimes(
         num_all_reduces=number,
         tensor_bytes=tensor_bytes,
         sent_bytes=sent,
@@ -76,8 +76,8 @@ def token_s(
 def best_tp(token_seconds: Mapping[int, float]) -> int:
     """The degree with the least time a token; the smaller one where two are equal.
 
-    Adding ranks stops paying where the all-reduces grow by more than the memory time shrinks. That is not
-    where communication takes longer than the work: it may pay past that point, and may not before it.
+    Adding ranks stops helping where the all-reduces grow by more than the memory time shrinks. That is not
+    where communication takes longer than the work: it may help past that point, and may not before it.
     """
     if not token_seconds:
         raise ValueError("token_seconds is empty: at least one degree is needed")

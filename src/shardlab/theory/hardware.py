@@ -115,11 +115,6 @@ class InterconnectRow:
         """Both directions added up, as data sheets like to print it."""
         return 2 * self.one_way_Bps
 
-    @property
-    def chapter_directions(self) -> int | None:
-        """How many directions the chapter's number counts: 1 or 2."""
-        return None if self.chapter_Bps is None else round(self.chapter_Bps / self.one_way_Bps)
-
 
 @cache
 def catalogue() -> dict[str, dict[str, Any]]:

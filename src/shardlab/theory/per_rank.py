@@ -116,11 +116,6 @@ def weights(shape: Shape, plan: Plan) -> tuple[tuple[Weights, ...], ...]:
     return tuple(held)
 
 
-def busiest_weight_bytes(shape: Shape, plan: Plan, stored: Precision) -> float:
-    """Weight bytes of the rank that holds most."""
-    return max(one.num_bytes(stored) for stage in weights(shape, plan) for one in stage)
-
-
 def plan_kv_bytes_per_token(shape: Shape, plan: Plan, kv: KVPrecision) -> tuple[tuple[float, ...], ...]:
     """Bytes of KV cache that a token of a sequence costs each rank, as [stage][tp rank].
 

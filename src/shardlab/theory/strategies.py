@@ -117,7 +117,7 @@ def data_parallel() -> Row:
     return Row("DP", "none", "0", "0", 0, 0.0, 0.0)
 
 
-# ------------------------------------------------------------------------------ when one more rank stops paying
+# ------------------------------------------------------------------------------ when one more rank stops helping
 
 
 @dataclass(frozen=True)
@@ -128,7 +128,7 @@ class Slopes:
     comms_s: float  # d(communication)/dT
 
     @property
-    def pays(self) -> bool:
+    def helps(self) -> bool:
         """True where one more rank makes the step shorter."""
         return self.memory_s + self.comms_s < 0
 

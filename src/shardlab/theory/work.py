@@ -83,10 +83,10 @@ def stage_hbm_bytes(
     check_sizes(batch=batch, seq=seq)
     held = per_rank.weights(shape, plan)
     cached = per_rank.plan_kv_bytes_per_token(shape, plan, kv)
-    asleep = _sleeping_weights(shape, plan, batch=batch, seq=seq)
+    inactive = _inactive_weights(shape, plan, batch=batch, seq=seq)
     found = []
     for index, num_moe in enumerate(moe_layers(shape, plan)):
-        read = max(one.num_bytes(stored) for one in held[index]) - num_moe * stored.matrix_bytes(asleep)
+        read = max(one.num_bytes(stored) for one in held[index]) - num_moe * stored.matrix_bytes(inactive)
         if index == 0 and not (shape.tied_embeddings and plan.pp == 1):
             rows = -(-shape.vocab_size // plan.tp) - batch * -(-seq // plan.cp)
             read -= stored.kept_bytes(max(0, rows) * shape.d_model)
@@ -97,7 +97,7 @@ def stage_hbm_bytes(
 def expected_experts(num_experts: int, experts_per_token: int, tokens: float) -> float:
     """How many of E experts some token goes to, each token choosing k at random: E * (1 - (1 - k/E) ** tokens).
 
-    An expectation for balanced, independent choices. Real tokens of one text agree more, so they wake fewer.
+    An expectation for balanced, independent choices. Real tokens of one text agree more, so they use fewer.
     """
     return num_experts * (1 - (1 - experts_per_token / num_experts) ** tokens)
 
@@ -138,12 +138,12 @@ def _expert_flops(shape: Shape, plan: Plan, *, batch: int, seq: int) -> float:
     return 2 * tokens * own + 2 * visits * 3 * shape.d_model * -(-moe.d_ff // split)
 
 
-def _sleeping_weights(shape: Shape, plan: Plan, *, batch: int, seq: int) -> float:
+def _inactive_weights(shape: Shape, plan: Plan, *, batch: int, seq: int) -> float:
     """Weights of a rank's routed experts in one layer that no token is expected to need."""
     split = per_rank.expert_ranks(shape, plan)
     moe = shape.moe
     if moe is None:
         return 0.0
     tokens = dispatched_tokens(shape, plan, batch=batch, seq=seq)
-    asleep = (moe.num_experts - expected_experts(moe.num_experts, moe.experts_per_token, tokens)) / plan.ep
-    return asleep * 3 * shape.d_model * -(-moe.d_ff // split)
+    inactive = (moe.num_experts - expected_experts(moe.num_experts, moe.experts_per_token, tokens)) / plan.ep
+    return inactive * 3 * shape.d_model * -(-moe.d_ff // split)

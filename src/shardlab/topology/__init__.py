@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from shardlab.topology.describe import describe
 from shardlab.topology.graph import of_kind
-from shardlab.topology.links import Path, links
 from shardlab.topology.read import read
 
-__all__ = ["Path", "describe", "links", "of_kind", "read"]
+__all__ = ["describe", "of_kind", "read"]

@@ -45,7 +45,7 @@ def _add_numa(graph: nx.Graph, sysfs: Sysfs) -> None:
         index = int(name[4:])
         cpus = cpu_list(sysfs.text(f"{_NODE}/{name}/cpulist"))
         memory_bytes = _memory_bytes(sysfs, f"{_NODE}/{name}/meminfo")
-        if not cpus and not memory_bytes:  # a place that the kernel keeps for nothing
+        if not cpus and not memory_bytes:  # a place that the operating system keeps for nothing
             continue
         graph.add_node(f"numa:{index}", kind="numa", index=index, cpus=cpus, memory_bytes=memory_bytes)
         row = (sysfs.text(f"{_NODE}/{name}/distance") or "").split()

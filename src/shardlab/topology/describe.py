@@ -137,7 +137,7 @@ def _network(graph: nx.Graph) -> list[str]:
     inside += [graph.nodes[net]["name"] for net in of_kind(graph, "net") if graph.nodes[net]["virtual"]]
     if inside:
         shown = inside if len(inside) <= 6 else [*inside[:5], f"{len(inside) - 5} more"]
-        lines.append(f"inside the kernel, no wire: {', '.join(shown)}")
+        lines.append(f"inside the machine, no wire: {', '.join(shown)}")
     return lines
 
 

@@ -20,7 +20,7 @@ Devices on PCIe (gpu, ib, net) also say where they hang: switches (outermost fir
 `above`, the other end of their pcie edge. Without a known place these are () and None.
 Edges have a `kind` (nvlink, pcie, root, numa, socket, cache) and `bandwidth_Bps`, one way, None where it is not known.
 `pcie` edges have gen, width, max_gen, max_width; `nvlink` edges links, version, line_Bps; `numa` edges distance.
-graph.graph has "gpus" (why there are none, or "") and "pairs": {(0, 1): {"ancestor": ..., "peer_access": ...}}.
+graph.graph has "gpus": why there are none, or "".
 """
 
 from __future__ import annotations

@@ -42,7 +42,7 @@ def add_gpus(graph: nx.Graph, sysfs: Sysfs, nvml: Any) -> None:
 
     nvml: the module pynvml, or something with the same functions. Needs the numa nodes in the graph.
     """
-    graph.graph.update(gpus="", pairs={})
+    graph.graph.update(gpus="")
     try:
         nvml.nvmlInit()
     except nvml.NVMLError as error:
@@ -56,7 +56,6 @@ def add_gpus(graph: nx.Graph, sysfs: Sysfs, nvml: Any) -> None:
             _add_gpu(graph, sysfs, library, index, handle)
         for index, handle in enumerate(handles):
             _add_nvlinks(graph, library, index, handle)
-        _read_pairs(graph, library, handles)
         graph.graph["gpus"] = "" if handles else "the NVIDIA driver shows none"
     finally:
         nvml.nvmlShutdown()
@@ -151,27 +150,6 @@ def _line_Bps(library: Library, handle: Any, link: int) -> float | None:
     if not values or values[0].nvmlReturn != 0 or not values[0].value.uiVal:
         return None
     return values[0].value.uiVal * 1e6
-
-
-def _read_pairs(graph: nx.Graph, library: Library, handles: list[Any]) -> None:
-    levels = {
-        "NVML_TOPOLOGY_INTERNAL": "one board",
-        "NVML_TOPOLOGY_SINGLE": "one PCIe switch",
-        "NVML_TOPOLOGY_MULTIPLE": "several PCIe switches",
-        "NVML_TOPOLOGY_HOSTBRIDGE": "one PCIe root",
-        "NVML_TOPOLOGY_NODE": "one NUMA node",
-        "NVML_TOPOLOGY_SYSTEM": "the link between NUMA nodes",
-    }
-    names = {library.constant(name): text for name, text in levels.items()}
-    write = library.constant("NVML_P2P_CAPS_INDEX_WRITE")
-    for high in range(len(handles)):
-        for low in range(high):
-            level = library("nvmlDeviceGetTopologyCommonAncestor", handles[low], handles[high])
-            status = library("nvmlDeviceGetP2PStatus", handles[low], handles[high], write)
-            graph.graph["pairs"][low, high] = {
-                "ancestor": names.get(level) if level is not None else None,
-                "peer_access": None if status is None else status == library.constant("NVML_P2P_STATUS_OK"),
-            }
 
 
 def _numa(graph: nx.Graph, library: Library, handle: Any) -> str | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from shardlab.viz.bars import Bar, bars
 from shardlab.viz.curves import Curve, Panel, curves
+from shardlab.viz.decode_step import decode_step
 from shardlab.viz.display import Picture, show
 from shardlab.viz.forecast import Forecast, forecasts
 from shardlab.viz.gallery import traffic_gallery
@@ -24,7 +25,6 @@ from shardlab.viz.kv import kv_cache
 from shardlab.viz.logbars import LogBar, log_bars
 from shardlab.viz.machine.topology import topology
 from shardlab.viz.memory import Filled, memory
-from shardlab.viz.paying import decode_step
 from shardlab.viz.source import source
 from shardlab.viz.split import mlp_split
 from shardlab.viz.swept import signed_errors, swept, swept_busbw

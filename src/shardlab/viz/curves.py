@@ -15,7 +15,7 @@ from shardlab.viz.style import INK, MUTED, PETROFF, blank, bytes_tick, seconds_t
 
 Pair = tuple[float, float]
 _FEW_DECADES = 300
-_MARKERS = "osD^vPX<"  # a curve has its own mark, so that it can be told without its colour
+_MARKERS = "osD^vPX<"  # a curve has its own mark, so that it is known without its colour
 
 
 def bandwidth_tick(value: float, _position: int | None = None) -> str:

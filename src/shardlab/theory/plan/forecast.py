@@ -8,7 +8,7 @@ from shardlab.theory import ledger, per_rank, work
 from shardlab.theory.capacity import Memory
 from shardlab.theory.degrees import Plan
 from shardlab.theory.hardware import Accelerator
-from shardlab.theory.plan.links import NOTHING, Bill, Pricing
+from shardlab.theory.plan.links import NOTHING, CommTime, Pricing
 from shardlab.theory.plan.workload import Workload
 from shardlab.theory.roofline import Times
 from shardlab.theory.transformer import Shape
@@ -23,8 +23,8 @@ class Stage:
 
     math_s: float
     hbm_s: float
-    comms: Bill  # inside the stage, nothing hidden but a ring behind the attention that it feeds
-    boundary: Bill  # the send to the next stage
+    comms: CommTime  # inside the stage, nothing hidden but a ring behind the attention that it feeds
+    boundary: CommTime  # the send to the next stage
     hidden_s: float = 0.0  # of the ring, behind arithmetic
 
     @property
@@ -125,7 +125,7 @@ class Forecaster:
         micro, numbers = -(-batch // microbatches), load.weights.activation_bytes
         flops = work.stage_flops(shape, plan, batch=micro, seq=seq, past=past, logit_positions=1)
         moved = work.stage_hbm_bytes(shape, plan, load.weights, load.cache, batch=micro, seq=seq, past=past)
-        inside: dict[tuple[int, int, bool, bool], tuple[Bill, float, int]] = {}
+        inside: dict[tuple[int, int, bool, bool], tuple[CommTime, float, int]] = {}
         stages = []
         for stage, kind in enumerate(self._kinds):
             if kind not in inside:  # stages of one kind send the same
@@ -136,7 +136,7 @@ class Forecaster:
             stages.append(Stage(math_s, hbm_s, comms, boundary, hidden_s))
         return Pass(tuple(stages), microbatches)
 
-    def _inside(self, stage: int, batch: int, seq: int, past: int, numbers: int) -> tuple[Bill, float, int]:
+    def _inside(self, stage: int, batch: int, seq: int, past: int, numbers: int) -> tuple[CommTime, float, int]:
         """A stage's transfers, the seconds of its ring that are hidden, and the bytes that it hands on."""
         shape, plan = self.shape, self.plan
         if past:
@@ -147,8 +147,8 @@ class Forecaster:
         hidden_s = 0.0
         if plan.cp > 1 and not past:
             ring = [one for one in sent if (one.op, one.axis) == ("send", "cp")]
-            hidden_s = min(self.pricing.bill(ring).total_s, self._attention_s(stage, batch, seq))
-        return self.pricing.bill(sent), hidden_s, sent[-1].num_bytes if sent else 0
+            hidden_s = min(self.pricing.comm_time(ring).total_s, self._attention_s(stage, batch, seq))
+        return self.pricing.comm_time(sent), hidden_s, sent[-1].num_bytes if sent else 0
 
     def step(self, batch: int) -> Pass:
         """One decode step in the middle of the answers."""

@@ -86,7 +86,7 @@ def _stride(plan: Plan, axis: str) -> int:
 
 
 @dataclass(frozen=True)
-class Bill:
+class CommTime:
     """Seconds of a list of transfers, by what they are made of."""
 
     latency_s: float  # what the same collectives take with next to nothing in them
@@ -96,11 +96,11 @@ class Bill:
     def total_s(self) -> float:
         return self.latency_s + self.bandwidth_s
 
-    def __add__(self, other: Bill) -> Bill:
-        return Bill(self.latency_s + other.latency_s, self.bandwidth_s + other.bandwidth_s)
+    def __add__(self, other: CommTime) -> CommTime:
+        return CommTime(self.latency_s + other.latency_s, self.bandwidth_s + other.bandwidth_s)
 
 
-NOTHING = Bill(0.0, 0.0)
+NOTHING = CommTime(0.0, 0.0)
 
 
 class Pricing:
@@ -111,18 +111,18 @@ class Pricing:
         self._gpus_per_node = gpus_per_node
         self._level_time = level_time
         self._spreads: dict[str, Spread] = {}
-        self._bills: dict[tuple[str, int, Spread], Bill] = {}
+        self._known: dict[tuple[str, int, Spread], CommTime] = {}
 
-    def bill(self, transfers: list[Transfer]) -> Bill:
+    def comm_time(self, transfers: list[Transfer]) -> CommTime:
         """These transfers one after the other; a stage's send to the next one is left to `boundary`."""
         latency_s = bandwidth_s = 0.0
         for (op, axis, num_bytes), count in Counter((one.op, one.axis, one.num_bytes) for one in transfers).items():
             if axis != "pp":
                 one = self._one(op, axis, num_bytes)
                 latency_s, bandwidth_s = latency_s + count * one.latency_s, bandwidth_s + count * one.bandwidth_s
-        return Bill(latency_s, bandwidth_s)
+        return CommTime(latency_s, bandwidth_s)
 
-    def boundary(self, stage: int, num_bytes: int) -> Bill:
+    def boundary(self, stage: int, num_bytes: int) -> CommTime:
         """A send from this stage to the next one: over the network where any two of their ranks are on other nodes."""
         plan, node = self.plan, self._gpus_per_node
         width = plan.cp * plan.tp
@@ -131,7 +131,7 @@ class Pricing:
         crosses = width >= node or any(rank // node != (rank + width) // node for rank in senders)
         return self._priced("send", num_bytes, ACROSS if crosses else WITHIN)
 
-    def _one(self, op: str, axis: str, num_bytes: int) -> Bill:
+    def _one(self, op: str, axis: str, num_bytes: int) -> CommTime:
         if axis not in self._spreads:
             self._spreads[axis] = spread(self.plan, axis, self._gpus_per_node)
         place = self._spreads[axis]
@@ -139,14 +139,14 @@ class Pricing:
             place = ACROSS if place.num_nodes > 1 else WITHIN
         return self._priced(op, num_bytes, place)
 
-    def _priced(self, op: str, num_bytes: int, place: Spread) -> Bill:
+    def _priced(self, op: str, num_bytes: int, place: Spread) -> CommTime:
         key = (op, num_bytes, place)
-        if key not in self._bills:
+        if key not in self._known:
             sizes = {"ranks_per_node": place.ranks_per_node, "num_nodes": place.num_nodes}
             total_s = self._level_time(op, num_bytes=num_bytes, **sizes)
             latency_s = min(self._level_time(op, num_bytes=1, **sizes), total_s)
-            self._bills[key] = Bill(latency_s, total_s - latency_s)
-        return self._bills[key]
+            self._known[key] = CommTime(latency_s, total_s - latency_s)
+        return self._known[key]
 
 
 def _places(sizes: dict[str, int], names: list[str]) -> list[dict[str, int]]:

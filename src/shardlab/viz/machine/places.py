@@ -42,9 +42,9 @@ class Places:
         narrow = any(width < STACK_IN for _, _, width in self.memories)
         self.caption = [*numa_lines(graph), *core_lines(graph)] if narrow else []
         self.y_caption = self.y_memory + self.memory_height + (0.15 if self.memories else 0.0)
-        self.y_kernel = self.y_caption + len(self.caption) * (LINE_IN + 0.02) + (0.08 if self.caption else 0.0)
-        self.inside = _inside_the_kernel(graph)
-        self.y_legend = self.y_kernel + (BAR + 0.12 if self.inside else 0.0)
+        self.y_inside = self.y_caption + len(self.caption) * (LINE_IN + 0.02) + (0.08 if self.caption else 0.0)
+        self.inside = _inside_the_machine(graph)
+        self.y_legend = self.y_inside + (BAR + 0.12 if self.inside else 0.0)
         rows = math.ceil(len(self.legend) / 2) + 1 if self.legend else 0
         self.height = self.y_legend + rows * (LINE_IN + 0.03) + 0.06
 
@@ -110,7 +110,7 @@ def arcs(graph: nx.Graph, places: Places) -> list[tuple[float, float, dict[str, 
     return found
 
 
-def _inside_the_kernel(graph: nx.Graph) -> str:
+def _inside_the_machine(graph: nx.Graph) -> str:
     loopback = [graph.nodes[node]["name"] for node in of_kind(graph, "loopback")]
     virtual = [graph.nodes[node]["name"] for node in of_kind(graph, "net") if graph.nodes[node]["virtual"]]
     shown = [f"loopback {name}" for name in loopback] + (virtual if len(virtual) < 4 else [f"{len(virtual)} virtual"])

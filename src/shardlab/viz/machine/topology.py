@@ -40,7 +40,7 @@ def topology(graph: nx.Graph) -> Figure:
     for at, line in enumerate(places.caption):
         y = places.y_caption + LINE_IN / 2 + at * (LINE_IN + 0.02)
         ax.text(EDGE + 0.04, y, fit([line], FIELD - 0.08), ha="left", va="center_baseline", fontsize=SIZE_PT)
-    _kernel(ax, places)
+    _inside(ax, places)
     _legend(ax, places)
     return figure
 
@@ -151,10 +151,10 @@ def _between_memories(ax: Axes, graph: nx.Graph, places: Places) -> None:
             wire(ax, (left + width, right), (y, y), INK, 2.0, known=False)
 
 
-def _kernel(ax: Axes, places: Places) -> None:
+def _inside(ax: Axes, places: Places) -> None:
     if places.inside:
-        words = [f"inside the kernel, no wire: {places.inside}", places.inside]
-        box(ax, EDGE + 0.04, places.y_kernel, FIELD - 0.08, [words], REPLICATED)
+        words = [f"inside the machine, no wire: {places.inside}", places.inside]
+        box(ax, EDGE + 0.04, places.y_inside, FIELD - 0.08, [words], REPLICATED)
 
 
 def _legend(ax: Axes, places: Places) -> None:

@@ -1,5 +1,4 @@
-"""When more ranks stop paying: one decode step is weight reading, which falls as 1/T, and all-reduces,
-which do not."""
+"""When more ranks stop helping: a decode step reads weights, which falls as 1/T, and waits for its all-reduces."""
 
 from __future__ import annotations
 
