@@ -10,21 +10,8 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-VERBS = (
-    "book",
-    "test",
-    "quick",
-    "labs",
-    "lint",
-    "lab",
-    "bench",
-    "lattice",
-    "mutants",
-    "lock",
-    "clean",
-    "distclean",
-    "help",
-)
+MAKE_THE_ENVIRONMENT = ("book", "test", "quick", "labs", "lint", "lab", "bench", "lattice", "mutants")
+VERBS = (*MAKE_THE_ENVIRONMENT, "lock", "clean", "distclean", "help")
 
 pytestmark = pytest.mark.skipif(shutil.which("make") is None, reason="needs make")
 
