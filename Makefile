@@ -6,6 +6,7 @@
 #   make labs    run the labs here and keep their outputs in the notebooks (for authors)
 #   make lint    the first three of `make test`
 #   make bench   measure what the project promises (book/benchmarks.md)
+#   make gpu     on a machine with a GPU: check and time all kernels, whole-model decode, the tests that need one
 #   make lock    resolve requirements.in again and write requirements.lock
 #   make clean   remove what was built; `make distclean` removes the environment too
 
@@ -19,7 +20,7 @@ PIP    := -m pip --disable-pip-version-check -qq
 export PYRIGHT_PYTHON_GLOBAL_NODE := off
 export PYRIGHT_PYTHON_IGNORE_WARNINGS := 1
 
-.PHONY: help book test labs lint lab bench lock clean distclean
+.PHONY: help book test labs lint lab bench gpu lock clean distclean
 .NOTPARALLEL:
 .DEFAULT_GOAL := help
 
@@ -72,6 +73,9 @@ lab: $(STAMP)
 
 bench: $(STAMP)
 	@$(BIN)/python -m shardlab.bench
+
+gpu: $(STAMP)
+	@$(BIN)/python -m benchmarks.gpu
 
 # A fresh environment decides, so that nothing that was once installed by hand stays in the lock. No local version
 # (+cpu) and none of the CUDA libraries, which torch itself asks for by exact version: one lock serves CPU and CUDA.

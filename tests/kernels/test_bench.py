@@ -99,10 +99,10 @@ def test_a_kernel_that_waits_for_ever_is_named(
 ) -> None:
     left: list[int] = []
     monkeypatch.setattr(command.os, "_exit", left.append)
-    command.give_up(Outcome(running="barrier/ranks8"), tmp_path / "kernels.csv")
+    command.give_up(Outcome(running="barrier/ranks8"), tmp_path / "kernels.csv", 60)
     assert left == [1]
     said = capsys.readouterr().out
-    assert "WRONG     barrier/ranks8 had not ended 60 s after the time that was given: stopped" in said
+    assert "WRONG     barrier/ranks8 had not ended after 60 s: stopped" in said
     assert "nothing was written" in said
 
 

@@ -16,7 +16,6 @@ from shardlab.layers import ColumnParallelLinear, RowParallelLinear
 from shardlab.layers.parameter import LocalParameter, full_name
 from shardlab.mesh import Mesh
 from shardlab.model.config import ModelConfig
-from shardlab.model.gguf_source import GGUFSource
 from shardlab.model.safetensors_source import SafetensorsSource
 from shardlab.model.source import WeightsError, WeightSource, refuse_pickle
 from shardlab.model.transformer import Transformer
@@ -32,6 +31,8 @@ def open_source(path: Path) -> WeightSource:
     refuse_pickle(path)
     if path.suffix.lower() == ".safetensors":
         raise WeightsError(path, "give the folder that holds it and its config.json")
+    from shardlab.model.gguf_source import GGUFSource  # needs the package gguf, as no other model does
+
     return GGUFSource(path)
 
 
@@ -83,7 +84,7 @@ def _keep_int4(
     """Put the stored 4-bit blocks in the parameter's place, where there are such. -> whether it was done."""
     if attribute != "local_weight" or not isinstance(owner, ColumnParallelLinear | RowParallelLinear):
         return False
-    kept = source.int4(stored, parameter.part, mesh.device) if isinstance(source, GGUFSource) else None
+    kept = None if isinstance(source, SafetensorsSource) else _int4(source, stored, parameter, mesh)
     if kept is None:
         return False
     for scales in (kept.scale, kept.minimum):
@@ -92,6 +93,13 @@ def _keep_int4(
     del owner.local_weight  # a module takes no other type in place of a parameter
     owner.local_weight = kept
     return True
+
+
+def _int4(source: WeightSource, stored: str, parameter: LocalParameter, mesh: Mesh) -> Int4Weight | None:
+    from shardlab.model.gguf_source import GGUFSource
+
+    assert isinstance(source, GGUFSource)
+    return source.int4(stored, parameter.part, mesh.device)
 
 
 def check(source: WeightSource, path: Path, model: Transformer) -> None:

@@ -1,0 +1,1 @@
+"""What the project promises, measured. Outside the wheel: these need a checkout."""

@@ -1,0 +1,55 @@
+"""A whole model on a GPU's kernels, decode in a CUDA graph, against the same weights in fp32 torch on the CPU.
+
+Random weights of SmolLM2's shape: nothing is fetched. tests/model/test_on_gpu.py asks the real model for its tokens.
+"""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from shardlab.bench.decode import keep_int4
+from shardlab.layers import ColumnParallelLinear, RowParallelLinear
+from shardlab.mesh import Mesh
+from shardlab.model.decoder import Decoder
+from shardlab.model.transformer import Transformer
+from shardlab.programs.serve import random_model
+from shardlab.theory.transformer import Shape
+from shardlab_kernels.int4 import Int4Weight
+
+SMOLLM2 = Shape(30, 576, 1536, 9, 3, 64, 49152, tied_embeddings=True, name="SmolLM2-135M")
+PROMPT, STEPS = 37, 8
+
+
+def on_gpu(model: Transformer) -> Transformer:
+    """The same weights in bf16 on a GPU; 4-bit ones stay as they are."""
+    twin = Transformer(model.config, Mesh.single("cuda")["tp"], dtype=torch.bfloat16, device="cuda")
+    for name, parameter in model.named_parameters():
+        twin.get_parameter(name).data.copy_(parameter.data)
+    for name, module in model.named_modules():
+        if isinstance(module, ColumnParallelLinear | RowParallelLinear) and isinstance(module.local_weight, Int4Weight):
+            held, own = module.local_weight, twin.get_submodule(name)
+            del own.local_weight
+            own.local_weight = Int4Weight(held.packed.cuda(), held.scale.cuda(), None, held.group)
+    return twin
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("int4", [False, True])
+def test_a_graph_of_our_kernels_gives_the_logits_of_the_cpu(int4: bool) -> None:
+    reference = random_model(SMOLLM2, Mesh.single())
+    for parameter in reference.parameters():
+        parameter.data.copy_(parameter.data.bfloat16())
+    if int4:
+        keep_int4(reference, 32)
+    model = on_gpu(reference)
+    tokens = torch.randint(SMOLLM2.vocab_size, (1, PROMPT + STEPS), generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        wanted = reference(tokens)[0, PROMPT - 1 :]
+        cache = model.new_cache(1, PROMPT + STEPS)
+        found = [model(tokens[:, :PROMPT], cache)[:, -1]]
+    decoder = Decoder(model, cache)
+    found += [decoder.step(tokens[:, at].cuda()).clone() for at in range(PROMPT, PROMPT + STEPS)]
+    assert decoder.graphed
+    error = (torch.cat(found).float().cpu() - wanted).abs() / wanted.square().mean().sqrt()
+    assert error.max() < 0.15, f"off by {error.max():.2g} of the logits' rms"
