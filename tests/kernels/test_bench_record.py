@@ -67,17 +67,19 @@ def test_a_second_run_replaces_its_own_cases_only(tmp_path: Path) -> None:
         replace(ROW, implementation="a rival of then"),
         replace(ROW, case="large", date="2026-01-01"),
         replace(ROW, device="another card"),
-        replace(ROW, kernel="gone"),
+        replace(ROW, case="gone"),
+        replace(ROW, kernel="a model"),
     ]
-    write(path, old, KNOWN | {("gone", "small")})
-    assert len(record.read(path)) == 5
+    write(path, old, KNOWN | {("merge", "gone")})
+    assert len(record.read(path)) == 6
     write(path, [replace(ROW, seconds=1e-6), replace(ROW, kernel="rope_")], KNOWN)
     assert seconds(path) == {
         (ROW.device, "merge", "large", "ours"): ROW.seconds,  # not measured again: kept, with its own date
         ("another card", "merge", "small", "ours"): ROW.seconds,
         (ROW.device, "merge", "small", "ours"): 1e-6,  # replaced, and its rival of then is no more
         (ROW.device, "rope_", "small", "ours"): ROW.seconds,
-    }  # the kernel that the benchmark no longer has is gone
+        (ROW.device, "a model", "small", "ours"): ROW.seconds,  # another benchmark's
+    }  # the case that the benchmark no longer has is gone
     assert {line["date"] for line in record.read(path)} == {"2026-01-31", "2026-01-01"}
 
 

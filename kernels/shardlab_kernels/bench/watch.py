@@ -8,9 +8,10 @@ from pathlib import Path
 
 
 class Watch:
-    """Calls `give_up` where a case takes longer than `limit_s` (None: never); keeps the label of the case under way in `note`.
+    """Calls `give_up` where a case takes longer than `limit_s` (None: never).
 
-    Whoever started this process finds the file there if it died within a case, and leaves that case out next time.
+    The label of the case under way is kept in the file `note`. Whoever started this process finds it there if the process
+    died within a case, and leaves that case out next time.
     """
 
     def __init__(
