@@ -5,10 +5,12 @@ Random weights of SmolLM2's shape: nothing is fetched. tests/model/test_on_gpu.p
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 import torch
 
-from shardlab.bench.decode import keep_int4
+from shardlab.bench.decode import keep_int4, layers_step, torch_step
 from shardlab.layers import ColumnParallelLinear, RowParallelLinear
 from shardlab.mesh import Mesh
 from shardlab.model.decoder import Decoder
@@ -29,6 +31,7 @@ def on_gpu(model: Transformer) -> Transformer:
     for name, module in model.named_modules():
         if isinstance(module, ColumnParallelLinear | RowParallelLinear) and isinstance(module.local_weight, Int4Weight):
             held, own = module.local_weight, twin.get_submodule(name)
+            assert isinstance(own, ColumnParallelLinear | RowParallelLinear)
             del own.local_weight
             own.local_weight = Int4Weight(held.packed.cuda(), held.scale.cuda(), None, held.group)
     return twin
@@ -53,3 +56,14 @@ def test_a_graph_of_our_kernels_gives_the_logits_of_the_cpu(int4: bool) -> None:
     assert decoder.graphed
     error = (torch.cat(found).float().cpu() - wanted).abs() / wanted.square().mean().sqrt()
     assert error.max() < 0.15, f"off by {error.max():.2g} of the logits' rms"
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("step_of", [layers_step, torch_step])
+def test_a_graph_keeps_what_it_reads(step_of: Callable[[Transformer, int], Callable[[], torch.Tensor]]) -> None:
+    """Emptying torch's cache unmaps memory that nobody holds: a graph that reads it would break the context."""
+    model = random_model(SMOLLM2, Mesh.single("cuda"), torch.bfloat16)
+    step = step_of(model, 1 << 14)  # a KV cache of segments of its own
+    first = step().clone()
+    torch.cuda.empty_cache()
+    assert torch.equal(step(), first)
