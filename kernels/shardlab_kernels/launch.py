@@ -20,7 +20,10 @@ INTERPRETED: bool = bool(knobs.runtime.interpret)
 
 # SHARDLAB_AUTOTUNE=first: kernels take the first configuration, so that tests compile one of each and not all.
 FIRST_ONLY: bool = INTERPRETED or os.environ.get("SHARDLAB_AUTOTUNE") == "first"
-_TUNE_MS = {"warmup": 5, "rep": 25}  # of each configuration: at Triton's own 25 and 100, tuning takes most of a bench
+_TUNE_MS: dict[str, Any] = {
+    "warmup": 5,
+    "rep": 25,
+}  # of each configuration: at Triton's own 25 and 100, tuning takes most of a bench
 
 Grid = tuple[int, ...] | Callable[[dict[str, Any]], tuple[int, ...]]
 

@@ -83,6 +83,18 @@ def test_a_second_run_replaces_its_own_cases_only(tmp_path: Path) -> None:
     assert {line["date"] for line in record.read(path)} == {"2026-01-31", "2026-01-01"}
 
 
+def test_what_is_done_is_of_the_same_card_and_versions(tmp_path: Path) -> None:
+    path = tmp_path / "kernels_none.csv"
+    rows = [
+        ROW,
+        replace(ROW, case="large", implementation="a rival"),
+        replace(ROW, kernel="rope_", torch="0.1"),
+        replace(ROW, kernel="silu_mul", implementation="ours, no graph"),
+    ]
+    write(path, rows, set())
+    assert record.done(path, ROW.device, ROW.torch, ROW.triton) == {("merge", "small"), ("silu_mul", "small")}
+
+
 def test_another_table_is_not_overwritten(tmp_path: Path) -> None:
     path = tmp_path / "kernels_none.csv"
     path.write_text("a,b\n1,2\n")

@@ -10,8 +10,8 @@ from pathlib import Path
 class Watch:
     """Calls `give_up` where a case takes longer than `limit_s` (None: never).
 
-    The label of the case under way is kept in the file `note`. Whoever started this process finds it there if the process
-    died within a case, and leaves that case out next time.
+    The label of the case under way is kept in the file `note`: whoever started this process finds it there if the
+    process died within the case, and leaves that case out next time.
     """
 
     def __init__(
