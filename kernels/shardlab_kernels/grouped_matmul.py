@@ -117,7 +117,8 @@ def _grouped_matmul_kernel(
     BLOCK_M: tl.constexpr, BLOCK_F: tl.constexpr, BLOCK_D: tl.constexpr,
 ):  # fmt: skip
     """Any strides, and fp32."""
-    group, end, row, column = _place(tl.program_id(0), offsets_ptr, M, E, F, GROUPS, BLOCK_M, BLOCK_F, BAND)
+    place = _place(tl.program_id(0), offsets_ptr, M, E, F, GROUPS, BLOCK_M, BLOCK_F, BAND)
+    group, end, row, column = place  # pyright: ignore[reportGeneralTypeIssues]
     if group >= E + 2:
         return
     row, column, k = row + tl.arange(0, BLOCK_M), column + tl.arange(0, BLOCK_F), tl.arange(0, BLOCK_D)
