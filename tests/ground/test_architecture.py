@@ -62,7 +62,7 @@ def test_the_picture_has_the_floors_of_the_contract(architecture: ModuleType, pa
     assert list(height_of) == [room for floor in floors for room in floor]
     heights = [{height_of[room] for room in floor} for floor in floors]
     assert all(len(floor) == 1 for floor in heights) and heights == sorted(heights, key=max)
-    assert all(room in described for room in height_of)
+    assert all(room and room in described for room in height_of)
     sizes = [float(size) for one in picture.iter() if (size := one.get("font-size"))]
     assert min(sizes) * 340 / 400 >= 9, "on a phone of 390 px the picture is about 340 wide"
 
