@@ -7,6 +7,8 @@
 #   make labs    run the labs here and keep their outputs in the notebooks (for authors)
 #   make lint    the first three of `make test`
 #   make bench   measure what the project promises (book/benchmarks.md)
+#   make lattice every legal plan of every family: tokens, the ledger's list, bytes (CI runs a sample)
+#   make mutants every seeded mistake: the tests that have to notice it do (CI runs a few)
 #   make lock    resolve requirements.in again and write requirements.lock
 #   make clean   remove what was built; `make distclean` removes the environment too
 
@@ -103,6 +105,14 @@ lock:
 	           -e 's/^((triton|pyroute2)==.*)$$/\1 ; sys_platform == "linux"/'; } > "$$scratch/lock"; \
 	cp "$$scratch/lock" requirements.lock; \
 	echo "requirements.lock: `grep -c == requirements.lock` pins"
+
+.PHONY: lattice mutants
+
+lattice: $(STAMP)
+	@SHARDLAB_LATTICE=all $(BIN)/python -m pytest -q tests/lattice
+
+mutants: $(STAMP)
+	@SHARDLAB_MUTANTS=all $(BIN)/python -m pytest -q tests/mutants
 
 clean:
 	@rm -rf build dist .pytest_cache .ruff_cache .import_linter_cache .hypothesis

@@ -24,6 +24,8 @@ MODULES = {
     "launch": "starting ranks",
     "sched": "the scheduler's class",
     "collectives": "our collectives against the backend's",
+    "carried": "a model on the chosen collectives",
+    "many_ranks": "many ranks on few cores",
     "wire": "bytes on the wire",
     "speedup": "two ranks against one",
     "overhead": "our layers against plain torch",

@@ -17,7 +17,7 @@ from benchmarks import Row
 from shardlab import Plan, Ranks, comm
 from shardlab.algorithms import SharedMemory, available, direct, over_shared_memory
 from shardlab.comm.mesh import Axis, Mesh
-from shardlab.comm.table import num_cores
+from shardlab.measure.machine import num_cores
 from shardlab.measure.timer import interleave, ratio, slowest
 
 NUM_RANKS = 4

@@ -166,7 +166,7 @@ def test_use_after_close_is_an_error() -> None:
     shared = SharedMemory(Axis.single())
     shared.close()
     with pytest.raises(ValueError, match="shared memory of the tp axis is closed"):
-        shared.begin(torch.float32, (1,))
+        shared.begin(torch.float32, 1)
 
 
 # ---------------------------------------------------------------------------------------------- what cannot work

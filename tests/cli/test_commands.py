@@ -67,7 +67,7 @@ def test_run_prints_results_and_bytes() -> None:
     done = shardlab("run", "tensor.all_reduce", "--tp", "2", "--set", "num_bytes=1048576")
     assert done.returncode == 0, done.stderr
     assert "rank 0: " in done.stdout and "rank 1: " in done.stdout
-    assert "recorded, rank 0: 1 x all_reduce on tp of 1,048,576 bytes" in done.stdout
+    assert "recorded, ranks 0, 1: 1 x all_reduce on tp of 1,048,576 bytes" in done.stdout
     assert "on the wire" in done.stdout
 
 

@@ -74,21 +74,13 @@ def shardlab(*args: str) -> subprocess.CompletedProcess[str]:
 
 @pytest.mark.ranks
 @pytest.mark.slow
-def test_the_answer_is_the_same_for_every_t(tiny_model: Path) -> None:
+def test_the_answer_is_the_same_under_every_plan(tiny_model: Path) -> None:
     answers = set()
-    for tp in (1, 2, 3):
-        done = shardlab(
-            "generate",
-            "what is the capital",
-            "--tp",
-            str(tp),
-            "--model",
-            str(tiny_model),
-            "--max-tokens",
-            "9",
-        )
+    for plan, num_ranks in (((), 1), (("--tp", "3"), 3), (("--pp", "2"), 2), (("--dp", "2", "--tp", "2"), 4)):
+        given = ("generate", "what is the capital", "--model", str(tiny_model), "--max-tokens", "9")
+        done = shardlab(*given, *plan)
         assert done.returncode == 0, done.stderr
-        assert re.search(rf"9 tokens on {tp} ranks?: [\d.]+ tokens/s", done.stderr)
+        assert re.search(rf"9 tokens on {num_ranks} ranks?: [\d.]+ tokens/s", done.stderr)
         answers.add(done.stdout)
     assert len(answers) == 1
     assert len(answers.pop().split()) == 9
@@ -99,6 +91,12 @@ def test_what_the_model_cannot_do_is_said_before_ranks_start(tiny_model: Path) -
     refused = shardlab("generate", "what", "--tp", "4", "--model", str(tiny_model))
     assert refused.returncode == 2
     assert "--tp 4: the model has num_heads=3" in refused.stderr
+    refused = shardlab("generate", "what", "--pp", "3", "--model", str(tiny_model))
+    assert refused.returncode == 2
+    assert "pp=3 cannot split num_layers=2: a stage needs at least one; degrees that work: 1..2" in refused.stderr
+    for plan, said in ((("--cp", "2"), "--cp 2: sequences are not split yet"), (("--tp", "2", "--ep", "2"), "ep=2")):
+        refused = shardlab("generate", "what", *plan, "--model", str(tiny_model))
+        assert refused.returncode == 2 and said in refused.stderr
     refused = shardlab("generate", "what", "--model", str(tiny_model), "--max-tokens", "64")
     assert refused.returncode == 2
     assert "--max-tokens 64: the model has 64 positions" in refused.stderr

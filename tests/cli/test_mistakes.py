@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from shardlab import Plan
 from shardlab.cli import models, programs
 from shardlab.cli.plain import Mistake
 
@@ -91,14 +92,14 @@ def test_help_loads_nothing_heavy_either() -> None:
 
 def test_a_folder_that_is_no_model_is_named(tmp_path: Path) -> None:
     with pytest.raises(Mistake, match="no config.json in it"):
-        models.check(str(tmp_path), 1)
+        models.check(str(tmp_path), Plan(tp=1))
     (tmp_path / "config.json").write_text("[1")
     with pytest.raises(Mistake, match="config.json: not a JSON object"):
-        models.check(str(tmp_path), 1)
+        models.check(str(tmp_path), Plan(tp=1))
     (tmp_path / "config.json").write_text(json.dumps({"num_attention_heads": 4}))
-    models.check(str(tmp_path), 4)
+    models.check(str(tmp_path), Plan(tp=4))
     with pytest.raises(Mistake, match=r"--tp 5: the model has num_heads=4.*allowed: 1\.\.4"):
-        models.check(str(tmp_path), 5)
+        models.check(str(tmp_path), Plan(tp=5))
 
 
 def test_the_names_here_are_the_names_that_can_be_fetched() -> None:

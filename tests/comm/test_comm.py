@@ -168,9 +168,9 @@ def wait_for_nothing(mesh: Mesh) -> None:
 @pytest.mark.parametrize(
     ("sends", "words"),
     [
-        ({0: torch.ones(2)}, r"exchange with rank 0: allowed: 0\.\.1 but for 0, this rank"),
-        ({2: torch.ones(2)}, r"exchange with rank 2: allowed: 0\.\.1"),
-        ({-1: torch.ones(2)}, r"exchange with rank -1: allowed: 0\.\.1"),
+        ({0: torch.ones(2)}, r"exchange with rank 0 on the tp axis, where this is rank 0 of 2: rank 1 works"),
+        ({2: torch.ones(2)}, r"exchange with rank 2 on the tp axis"),
+        ({-1: torch.ones(2)}, r"exchange with rank -1 on the tp axis"),
         ({1: torch.ones(3, 2).T}, r"exchange with rank 1: shape \(2, 3\) is not contiguous"),
     ],
 )
@@ -181,8 +181,10 @@ def test_an_exchange_with_nobody_is_refused(sends: dict[int, torch.Tensor], word
 
 
 def test_an_exchange_that_nobody_answers_is_named() -> None:
-    with Ranks(2) as two, pytest.raises(RankTimeout, match=r"rank 0 waited in exchange #1 on tp \(p2p\)"):
-        two.run(wait_for_nothing, timeout_s=2)
+    with Ranks(2) as two:
+        two.run(all_reduce)  # the ranks are warm: what takes so long is the exchange
+        with pytest.raises(RankTimeout, match=r"rank 0 waited in exchange #1 on tp \(p2p\)"):
+            two.run(wait_for_nothing, timeout_s=4)
 
 
 def own_and_the_backends(mesh: Mesh) -> bool:

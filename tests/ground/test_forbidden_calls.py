@@ -11,11 +11,13 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 SOURCES = sorted([*(ROOT / "src").rglob("*.py"), *(ROOT / "kernels").rglob("*.py")])
-# The three places of the house that may talk to a process group; and the one that asks torch to map the memory of a
+# The places of the house that may talk to a process group; and the one that asks torch to map the memory of a
 # group's GPUs into each other's processes, for kernels that communicate by themselves.
 DISTRIBUTED = (
     "src/shardlab/comm/collectives.py",
     "src/shardlab/comm/mesh.py",
+    "src/shardlab/comm/point_to_point.py",
+    "src/shardlab/comm/posted.py",
     "src/shardlab/launch/",
     "src/shardlab/algorithms/symmetric.py",
 )

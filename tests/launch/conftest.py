@@ -14,7 +14,8 @@ from shardlab.launch import client
 from tests.launch import leftovers
 
 SESSION = leftovers.new_run()
-TIMEOUT_S = 4.0  # "T" of the fault matrix
+LONG_S = 100.0  # a busy machine may take long over anything: what is waited for is the event
+TIMEOUT_S = 4.0  # "T" of the fault matrix: for runs that end in the time-out, on ranks that are warm
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -34,7 +35,7 @@ def own_temp(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 @pytest.fixture(scope="session")
 def ranks(own_temp: Path) -> Iterator[Ranks]:
     """Four ranks, shared by all tests: every fault must leave them usable."""
-    with Ranks(4, timeout_s=TIMEOUT_S) as pool:
+    with Ranks(4, timeout_s=LONG_S) as pool:
         yield pool
 
 
@@ -46,7 +47,7 @@ def nothing_left(own_temp: Path, ranks: Ranks) -> Iterator[None]:
     allowed = [os.getpid(), *([server.process.pid] if server else []), *ranks.pids]
     assert leftovers.left(SESSION, allowed) == {}
     roots = [server.root] if server else []
-    assert leftovers.folders(own_temp, 0.0 if server else 1.0) == roots
+    assert leftovers.folders(own_temp, wanted=roots) == roots
     if server:
         live = [ranks._live.folder] if ranks._live and ranks._live.server is server else []
         assert sorted(str(p) for p in Path(server.root).glob("pool*")) == live

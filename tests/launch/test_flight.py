@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from shardlab.comm.table import _RECORD, CollectiveMismatch, Flight
+from shardlab.comm.flight import Flight
+from shardlab.comm.table import RECORD, SLOTS, CollectiveMismatch, Table
 from shardlab.launch import report
 
 PAIR = (0, 1)
@@ -27,10 +28,9 @@ def tables(tmp_path: Path, world_size: int) -> list[Flight]:
 def test_what_the_parent_reads(tmp_path: Path) -> None:
     zero, one, two = tables(tmp_path, 3)
     for flight in (zero, one):
-        flight.enter("tp", PAIR, "all_reduce (2, 3) float32", False)
-        flight.leave()
+        flight.leave(flight.enter("tp", PAIR, "all_reduce (2, 3) float32", False))
     zero.enter("tp", PAIR, "all_gather (4,) int64", False)
-    rows = Flight(str(tmp_path / "flight"), 3).rows()
+    rows = Table(str(tmp_path / "flight"), 3).rows()
     waiting = rows[0].waits_in
     assert waiting is not None and str(waiting) == "all_gather #2 on tp" and waiting.ranks == PAIR
     assert rows[1].waits_in is None and rows[2].lanes == ()
@@ -42,11 +42,66 @@ def test_what_the_parent_reads(tmp_path: Path) -> None:
 
 def test_sends_are_not_counted_with_the_collectives(tmp_path: Path) -> None:
     zero, one = tables(tmp_path, 2)
-    zero.enter("pp", PAIR, "send (2,) float32", False)
-    zero.leave()
+    zero.leave(zero.enter("pp", PAIR, "send (2,) float32", False))
     one.enter("pp", PAIR, "all_reduce (2,) float32", False)
-    zero.enter("pp", PAIR, "all_reduce (2,) float32", True)  # the same number, 1, on both: it returns
-    zero.leave()
+    zero.leave(zero.enter("pp", PAIR, "all_reduce (2,) float32", True))  # the same number, 1, on both: it returns
+
+
+def test_a_collective_inside_another_leaves_nothing_behind(tmp_path: Path) -> None:
+    zero, _ = tables(tmp_path, 2)
+    outer = zero.enter("tp", PAIR, "all_reduce (2,) float32", False)
+    inner = zero.enter("tp", PAIR, "broadcast (3,) int64", False)
+    row = zero.rows()[0]
+    assert [str(one) for one in row.open] == ["all_reduce #1 on tp", "broadcast #2 on tp"]
+    assert str(row.waits_in) == "broadcast #2 on tp"
+    zero.leave(inner)
+    assert str(zero.rows()[0].waits_in) == "all_reduce #1 on tp"
+    zero.leave(outer)
+    assert zero.rows()[0].waits_in is None and zero.rows()[0].open == ()
+
+
+def test_every_posted_transfer_is_shown_until_it_is_waited_for(tmp_path: Path) -> None:
+    zero, one = tables(tmp_path, 2)
+    sums = [zero.enter("tp", PAIR, f"all_reduce ({n},) float32", True, posted=True) for n in range(3)]
+    sent = zero.enter("pp", PAIR, "send (2,) float32 to 1", False, posted=True)
+    row = zero.rows()[0]
+    assert [str(w) for w in row.posted] == [*(f"all_reduce #{n} on tp" for n in (1, 2, 3)), "send #1 on pp (p2p)"]
+    assert row.waits_in is None and row.waited_s == 0.0
+    for n in range(3):
+        one.enter("tp", PAIR, f"all_reduce ({n},) float32", True, posted=True)
+    zero.wait(sums[2], True)  # the last first
+    assert str(zero.rows()[0].waits_in) == "all_reduce #3 on tp"
+    zero.leave(sums[2])
+    zero.leave(zero.enter("tp", PAIR, "barrier ", False))  # a blocking one in between
+    row = zero.rows()[0]
+    assert [str(w) for w in row.open] == ["all_reduce #1 on tp", "all_reduce #2 on tp", "send #1 on pp (p2p)"]
+    assert row.waits_in is None
+    for entry in (sums[0], sent, sums[1]):
+        zero.wait(entry, False)
+        zero.leave(entry)
+    assert zero.rows()[0].open == () and zero.rows()[0].waits_in is None
+
+
+def test_who_posts_last_of_two_that_differ_finds_out(tmp_path: Path) -> None:
+    zero, one = tables(tmp_path, 2)
+    posted = zero.enter("tp", PAIR, "all_reduce (2,) float32", True, posted=True)  # nobody is there: it goes on
+    with pytest.raises(CollectiveMismatch, match=r"all_reduce #1 on tp: rank 0 has \(2,\)"):
+        one.enter("tp", PAIR, "all_reduce (3,) float32", True, posted=True)
+    with pytest.raises(CollectiveMismatch, match=r"rank 1 has \(3,\)"):
+        zero.wait(posted, True)
+
+
+def test_a_peer_that_has_posted_far_ahead_is_not_waited_for(tmp_path: Path) -> None:
+    zero, one = tables(tmp_path, 2)
+    posted = zero.enter("tp", PAIR, "all_reduce (1,) float32", True, posted=True)
+    entries = [one.enter("tp", PAIR, "all_reduce (1,) float32", False, posted=True) for _ in range(2 * SLOTS)]
+    zero.wait(posted, True)  # its record is overwritten by now
+    zero.leave(posted)
+    assert len(zero.rows()[1].open) == SLOTS, "the latest are shown"
+    for entry in entries:
+        one.wait(entry, False)
+        one.leave(entry)
+    assert zero.rows()[1].open == ()
 
 
 @pytest.mark.parametrize(
@@ -87,8 +142,7 @@ def test_a_mismatch_raises_on_both_ranks(tmp_path: Path, mine: str, theirs: str,
 def test_an_earlier_run_is_never_compared(tmp_path: Path) -> None:
     """Rank 1 has not begun run 2 yet: its row still shows collective 1 of run 1, which is another thing."""
     zero, one = tables(tmp_path, 2)
-    one.enter("tp", PAIR, "all_reduce (99,) float32", False)
-    one.leave()
+    one.leave(one.enter("tp", PAIR, "all_reduce (99,) float32", False))
     zero.begin(2)
 
     def late() -> None:
@@ -107,33 +161,32 @@ def test_an_earlier_run_is_never_compared(tmp_path: Path) -> None:
 def test_the_slow_one_is_measured(tmp_path: Path) -> None:
     zero, one = tables(tmp_path, 2)
     for flight in (zero, one):  # the first says nothing: until then ranks import and load
-        flight.enter("tp", PAIR, "barrier", False)
-        flight.leave()
+        flight.leave(flight.enter("tp", PAIR, "barrier", False))
         time.sleep(0.1)
-    other = threading.Thread(target=one.enter, args=("tp", PAIR, "barrier", True))
+    other = threading.Thread(target=lambda: one.leave(one.enter("tp", PAIR, "barrier", True)))
     other.start()
+    while zero.rows()[1].waits_in is None:  # it is there, and waits
+        time.sleep(0.01)
     time.sleep(0.3)
-    zero.enter("tp", PAIR, "barrier", True)
+    zero.leave(zero.enter("tp", PAIR, "barrier", True))
     other.join()
-    zero.leave()
-    one.leave()
     rows = zero.rows()
-    assert 0.25 < rows[0].late_s < 1.0 and rows[1].late_s == 0.0
-    assert rows[1].waited_s > 0.25 > rows[0].waited_s
+    assert rows[0].late_s > 0.25 and rows[1].late_s == 0.0
+    assert rows[1].waited_s > 0.25
 
 
 def test_a_half_written_record_is_not_there_yet(tmp_path: Path) -> None:
     """Whatever bytes of the record are still the old ones, a reader does not take it for whole."""
     zero, one = tables(tmp_path, 2)
-    for text in ("a" * 200, "b" * 100, "c" * 200, "d" * 100):
-        zero.enter("tp", PAIR, f"{text} x", False)
-        zero.leave()
+    for text in ("a" * 200, "b" * 100, "c" * 200, "d" * 100) * (SLOTS // 4):
+        zero.leave(zero.enter("tp", PAIR, f"{text} x", False))
     lane = zero._lanes["tp", PAIR]
-    old_slot = zero._slot(lane.offset, 5)
+    number = SLOTS + 1  # in the slot of number 1
+    old_slot = zero._slot(lane.offset, number)
     old = bytes(zero._table[old_slot : old_slot + 256])
     zero.enter("tp", PAIR, "all_reduce " + "7" * 150, False)
     new = bytes(zero._table[old_slot : old_slot + 256])
-    whole = one._record(lane.offset, 5)
+    whole = one._record(lane.offset, number)
     assert whole is not None and whole[3].startswith(b"all_reduce 7")
     differing = [i for i in range(256) if old[i] != new[i]]
     rng = random.Random(0)
@@ -142,9 +195,9 @@ def test_a_half_written_record_is_not_there_yet(tmp_path: Path) -> None:
         for i in rng.sample(differing, rng.randint(1, len(differing))):
             torn[i] = old[i]
         zero._table[old_slot : old_slot + 256] = bytes(torn)
-        record = one._record(lane.offset, 5)
+        record = one._record(lane.offset, number)
         assert record is None or record == whole, "either not there, or right"
-    assert struct.calcsize("<IIQQdH") == _RECORD.size
+    assert struct.calcsize("<IIQQdH") == RECORD.size
 
 
 @pytest.mark.parametrize("world_size", [2, 4])
@@ -161,8 +214,7 @@ def test_processes_that_agree_never_raise(tmp_path: Path, world_size: int) -> No
                 flight.begin(1)
                 rng = random.Random(1)
                 for i in range(1500):
-                    flight.enter("tp", everyone, f"all_reduce ({i}, {'8, ' * rng.randint(0, 60)})", True)
-                    flight.leave()
+                    flight.leave(flight.enter("tp", everyone, f"all_reduce ({i}, {'8, ' * rng.randint(0, 60)})", True))
                 status = 0
             finally:
                 os._exit(status)

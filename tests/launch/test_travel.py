@@ -6,7 +6,6 @@ import subprocess
 import sys
 import textwrap
 import threading
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -55,18 +54,18 @@ def test_f26_a_variable_of_a_closure() -> None:
 
 def test_f26_a_global_of_a_script() -> None:
     code = """
-        import threading, time
+        import threading
         from shardlab import Ranks
+        from shardlab.launch import client
         door = threading.Lock()
         def program(mesh):
             with door: pass
-        started = time.monotonic()
         try:
             Ranks(2).run(program)
         except TypeError as error:
-            print(error, time.monotonic() - started < 1)
+            print(error, client._server is None)
     """
-    done = subprocess.run([sys.executable, "-c", textwrap.dedent(code)], capture_output=True, text=True, timeout=60)
+    done = subprocess.run([sys.executable, "-c", textwrap.dedent(code)], capture_output=True, text=True, timeout=100)
     assert done.stdout.startswith("`door`, which program uses, cannot be sent to the ranks: "), done.stderr
     assert done.stdout.endswith("True\n")
 
@@ -180,10 +179,10 @@ def test_bytes_on_the_wire(ranks: Ranks) -> None:
     assert abs(traffic.sum() / (4 * 1.5 * (1 << 20)) - 1) < 0.01
 
 
-def test_a_call_on_the_live_pool_is_quick(ranks: Ranks) -> None:
-    """The issue's goal is 5 ms; the bound here only says that nothing is started."""
+def test_a_call_on_the_live_pool_starts_nothing(ranks: Ranks) -> None:
+    """Nothing is started for it. How quick it is, benchmarks.launch measures."""
     ranks.run(programs.total)
-    started = time.monotonic()
+    pids, pools = ranks.pids, client.server().num_pools
     for _ in range(20):
         ranks.run(programs.total)
-    assert (time.monotonic() - started) / 20 < 0.1
+    assert (ranks.pids, client.server().num_pools) == (pids, pools)

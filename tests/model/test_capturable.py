@@ -54,7 +54,7 @@ def pretended_gpu() -> Iterator[list[str]]:
     properties = SimpleNamespace(multi_processor_count=132)
     with (
         mock.patch.object(launch, "_start", start),
-        mock.patch.object(dispatch, "_head_map", head_map),  # made once, before a capture
+        mock.patch.object(dispatch, "head_map", head_map),  # made once, before a capture
         mock.patch.object(torch.cuda, "get_device_properties", lambda device: properties),
         mock.patch.object(FakeTensor, "data_ptr", lambda self: 16 * id(self)),
         FakeTensorMode(allow_non_fake_inputs=True),

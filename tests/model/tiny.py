@@ -50,7 +50,7 @@ CASES = {
 
 @dataclass(frozen=True)
 class Reference:
-    """token_ids[B,S], transformers' logits[B,S,V], and its 32 greedy tokens [B,32]."""
+    """token_ids[B,S], transformers' logits[B,S,V], and its greedy tokens [B,n]."""
 
     folder: Path
     token_ids: torch.Tensor
@@ -58,8 +58,16 @@ class Reference:
     greedy: torch.Tensor
 
 
-def build(case: tuple[str, dict[str, Any]], folder: Path, **save: Any) -> Reference:
-    """Make the model from a seed, save it, and run transformers on two sequences of 21 tokens."""
+def build(
+    case: tuple[str, dict[str, Any]],
+    folder: Path,
+    *,
+    batch: int = 2,
+    prompt: int = 21,
+    new_tokens: int = 32,
+    **save: Any,
+) -> Reference:
+    """Make the model from a seed, save it, and run transformers on `batch` sequences of `prompt` tokens."""
     import transformers
 
     kind, sizes = case
@@ -73,8 +81,8 @@ def build(case: tuple[str, dict[str, Any]], folder: Path, **save: Any) -> Refere
             else:  # larger queries and keys: attention that looks somewhere, text that does not repeat
                 gain = 1.5 if "q_proj" in name or "k_proj" in name else 1.0
                 parameter.normal_(0.0, gain * parameter.shape[1] ** -0.5)
-        token_ids = torch.randint(0, sizes["vocab_size"], (2, 21))
+        token_ids = torch.randint(0, sizes["vocab_size"], (batch, prompt))
         logits = model(token_ids).logits
-        greedy = model.generate(token_ids, max_new_tokens=32, do_sample=False)[:, token_ids.shape[1] :]
+        greedy = model.generate(token_ids, max_new_tokens=new_tokens, do_sample=False)[:, token_ids.shape[1] :]
     model.save_pretrained(folder, **save)
     return Reference(folder, token_ids, logits, greedy)

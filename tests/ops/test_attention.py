@@ -13,13 +13,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from shardlab import ops
-from shardlab.layers.sharding import split_heads
 from shardlab.ops import dispatch
 from shardlab.ops.reference import even_groups
 from tests.ops import plain
+from tests.ops.inputs import GROUPS, draw
 
-# Heads of one rank: multi-head, grouped, multi-query, and each of the four ranks that share 9 heads with 3 KV heads.
-GROUPS = [(0, 1), (0, 0, 1, 1), (0, 0, 0), *(heads.kv_index for heads in split_heads(9, 3, 4))]
 BAD = (float("nan"), float("inf"))
 Way = Callable[[], AbstractContextManager[Any]]
 
@@ -44,13 +42,6 @@ def device_attend(q: Any, k: Any, v: Any, kv_index: Any, window: Any, lengths: A
 WAYS: dict[str, Way] = {"torch": nullcontext, "masked": masked, "kernels": ops.interpreted}
 if torch.cuda.is_available():
     del WAYS["kernels"]  # they were defined for the GPU; tests/model/test_on_gpu.py runs them
-
-
-def draw(batch: int, kv_index: tuple[int, ...], num_queries: int, capacity: int, h: int = 16) -> list[torch.Tensor]:
-    torch.manual_seed(0)
-    num_kv_heads = max(kv_index) + 1
-    q = torch.randn(batch, num_queries, len(kv_index), h).transpose(1, 2)  # as a projection leaves it
-    return [q, *(torch.randn(batch, num_kv_heads, capacity, h) for _ in range(2))]
 
 
 def fill_beyond(k: torch.Tensor, v: torch.Tensor, lengths: torch.Tensor) -> None:

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from shardlab import Plan, Ranks, algorithms
-from shardlab.algorithms import IMPLEMENTATIONS, Implementation
+from shardlab.algorithms import IMPLEMENTATIONS, Implementation, registry
 from shardlab.comm.mesh import Mesh
 from shardlab.launch.errors import RankError
 from shardlab.measure.journal import Journal
@@ -52,7 +52,7 @@ def wrong_everywhere(mesh: Mesh, op: str, how: str) -> None:
 
     collectives.algorithms.run = broken  # type: ignore[assignment]
     try:
-        count(mesh, Cell(Implementation(op, algorithms._FIRST[op, "backend"], "backend"), 4096))
+        count(mesh, Cell(Implementation(op, registry._FIRST[op, "backend"], "backend"), 4096))
     finally:
         collectives.algorithms.run = right
 

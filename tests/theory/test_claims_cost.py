@@ -19,9 +19,9 @@ H100, NDR = accelerator("h100_sxm"), link("ib_ndr")
 
 @pytest.mark.parametrize("stages", [1, 2, 4, 8])
 def test_a2_a_transfer_at_each_boundary_not_each_layer(stages: int) -> None:
-    lists = ledger.whole_forward(LLAMA, Plan(pp=stages), batch=1, seq=1, dtype_bytes=2)
-    boundary = Transfer("send", "pp", 16_384)
-    assert lists == ([boundary],) * (stages - 1) + ([],)
+    plan, boundary = Plan(pp=stages), Transfer("send", "pp", 16_384)
+    lists = [ledger.of_rank(LLAMA, plan, rank, batch=1, seq=1, dtype_bytes=2) for rank in range(stages)]
+    assert lists == [[boundary]] * (stages - 1) + [[]]
     small = Shape(8, 8, 16, 4, 2, 2, 12)
     wire = messages.run(small, Plan(pp=stages), batch=1, seq=4, element=2, positions=1)
     assert sum(wire.messages.values()) == stages - 1  # an engine that passes every message agrees

@@ -33,29 +33,36 @@ def test_every_rank_of_an_engine_sends_what_its_list_says(shape: Shape, dp: int,
             continue
         plan = Plan(dp, pp, cp, tp, ep)
         wire = messages.run(shape, plan, batch=batch, seq=seq, element=element, positions=1)
-        for rank in product(range(dp), range(pp), range(cp), range(tp)):
-            sizes = {"batch": batch, "seq": seq, "dtype_bytes": element, "logit_positions": 1}
-            listed = ledger.forward(shape, plan, **sizes, stage=rank[1], tp_rank=rank[3])
-            sent = {axis: wire.sent[axis, rank] for axis in ("pp", "cp", "tp", "ep") if wire.sent[axis, rank]}
-            predicted = {axis: size for axis, size in ledger.sent_bytes_by_axis(listed, plan).items() if size}
-            assert predicted == sent, (plan, rank)
+        for rank, place in enumerate(product(range(dp), range(pp), range(cp), range(tp))):
+            sizes = {"batch": dp * batch, "seq": seq, "dtype_bytes": element, "logit_positions": 1}
+            listed = ledger.of_rank(shape, plan, rank, **sizes)
+            sent = {axis: wire.sent[axis, place] for axis in ("pp", "cp", "tp", "ep") if wire.sent[axis, place]}
+            assert sent_by_axis(listed, plan) == sent, (plan, rank)
             sends = Counter(one.axis for one in listed if one.op == "send")
-            assert sends == Counter({a: wire.messages[a, rank] for a in ("pp", "cp") if wire.messages[a, rank]})
+            assert sends == Counter({a: wire.messages[a, place] for a in ("pp", "cp") if wire.messages[a, place]})
+
+
+def sent_by_axis(transfers: list[Transfer], plan: Plan) -> dict[str, float]:
+    """Axis -> the bytes that leave a rank over it; an axis over which none do is left out."""
+    sent: dict[str, float] = {}
+    for one in transfers:
+        sent[one.axis] = sent.get(one.axis, 0) + ledger.sent_bytes([one], world_size=getattr(plan, one.axis))
+    return {axis: size for axis, size in sent.items() if size}
 
 
 def test_a_pipeline_by_hand() -> None:
     plan, size = Plan(pp=2, tp=2), 3 * 5 * 8 * 4
-    first, last = ledger.whole_forward(DENSE, plan, batch=3, seq=5)
+    lists = [ledger.of_rank(DENSE, plan, rank, batch=3, seq=5) for rank in range(4)]
     reduce = Transfer("all_reduce", "tp", size)
-    assert first == [reduce] * (1 + 2 * 2) + [Transfer("send", "pp", size)]
-    assert last == [reduce] * (2 * 2) + [Transfer("all_gather", "tp", 3 * 5 * 12 * 4)]
+    assert lists[0] == lists[1] == [reduce] * (1 + 2 * 2) + [Transfer("send", "pp", size)]
+    assert lists[2] == lists[3] == [reduce] * (2 * 2) + [Transfer("all_gather", "tp", 3 * 5 * 12 * 4)]
 
 
 @given(shapes_and_plans(), st.integers(1, 3), st.integers(3, 12))
 @settings(max_examples=100, deadline=None)
 def test_what_holds_for_every_plan(shape_and_plan: tuple[Shape, Plan], batch: int, seq: int) -> None:
     shape, plan = shape_and_plan
-    stages = ledger.whole_forward(shape, plan, batch=batch, seq=seq)
+    stages = [ledger.forward(shape, plan, batch=batch, seq=seq, stage=stage) for stage in range(plan.pp)]
     ops = Counter((one.op, one.axis) for stage in stages for one in stage)
     assert ops["send", "pp"] == plan.pp - 1
     assert ops["send", "cp"] == shape.num_layers * (plan.cp - 1)
@@ -152,11 +159,3 @@ def test_copies_are_of_a_ranks_own_tokens_rounded_up() -> None:
     assert copies == combined == Transfer("all_to_all", "ep", 3 * 2 * 8 * 2)
     assert gather == Transfer("all_gather", "tp", 2 * 3 * 8 * 2)
     assert ledger.sent_bytes([copies], world_size=4) == 3 / 4 * 3 * 2 * 8 * 2
-
-
-def test_bytes_by_axis_use_each_axis_own_size() -> None:
-    plan = Plan(pp=2, tp=4)
-    sent = ledger.sent_bytes_by_axis(
-        [Transfer("all_reduce", "tp", 400), Transfer("send", "pp", 70), Transfer("send", "pp", 70)], plan
-    )
-    assert sent == {"tp": 600.0, "pp": 140.0}

@@ -60,7 +60,7 @@ def test_the_expert_row_is_what_the_ledger_lists(degree: int) -> None:
 
 def test_a_pipeline_has_a_boundary_less_than_stages() -> None:
     for stages in (1, 2, 3):
-        lists = ledger.whole_forward(SMALL, Plan(pp=stages), batch=1, seq=1)
+        lists = [ledger.of_rank(SMALL, Plan(pp=stages), rank, batch=1, seq=1) for rank in range(stages)]
         assert strategies.boundaries(stages) == sum(len(one) for one in lists)
         assert strategies.pipeline(SMALL, stages, tokens=1).num_ops == max(len(one) for one in lists)
 

@@ -1,22 +1,29 @@
 """The cheapest implementation of a collective, by a cost model: chosen by size, then run.
 
-The model has to be the same on every rank (calibrate it in the kernel, and pass it to the program): ranks that chose
+The model has to be the same on every rank (calibrate it in the notebook, and pass it to the program): ranks that chose
 differently would wait for each other for ever.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 
 import torch
 
-from shardlab import algorithms, ops
-from shardlab.algorithms import Implementation, SharedMemory, over_symmetric_memory
+from shardlab import ops
+from shardlab.algorithms import memfd, over_symmetric_memory, registry
+from shardlab.algorithms.carriers import FIRST_BYTES, How, InMemory
+from shardlab.algorithms.registry import Implementation
+from shardlab.algorithms.shared_memory import SharedMemory
+from shardlab.algorithms.symmetric import symmetric_memory
+from shardlab.comm.carrier import Carrier
 from shardlab.comm.mesh import Axis
 from shardlab.theory.cost import CostModel, FusedNorm
 from shardlab_kernels.all_reduce_rms_norm import all_reduce_rms_norm
 from shardlab_kernels.symmetric_memory import SymmetricMemory
 
+_SYMMETRIC_BYTES = 8 << 20  # above, a ring is ahead of a kernel that reads its peers
 TRANSPORTS = ("backend", "send_recv", "shared_memory", "symmetric_memory")
 
 
@@ -49,18 +56,33 @@ class Cheapest:
                 if key.transport in transports
                 and (shared is not None or key.transport != "shared_memory")
                 and (symmetric is not None or key.transport != "symmetric_memory")
-                and Implementation(*key[:3]) in (*algorithms.IMPLEMENTATIONS, *algorithms.SYMMETRIC)
+                and Implementation(*key[:3]) in (*registry.IMPLEMENTATIONS, *registry.SYMMETRIC)
             }
         )
-        self._known: dict[tuple[str, int, bool], Implementation] = {}
+        self._known: dict[tuple[str, int, bool, bool], Implementation] = {}
 
-    def choice(self, op: str, num_bytes: int, *, on_cpu: bool = True) -> Implementation:
-        """What would run `op` at size S = num_bytes. Raises ValueError where the model knows nothing that can."""
-        found = self._known.get((op, num_bytes, on_cpu))
+    def choice(self, op: str, num_bytes: int, *, on_cpu: bool = True, added: bool = True) -> Implementation:
+        """What would run `op` at size S = num_bytes. Raises ValueError where the model knows nothing that can.
+
+        `added`: whether the kernels over symmetric memory add up tensors of this dtype.
+        """
+        found = self._known.get((op, num_bytes, on_cpu, added))
         if found is None:  # a model of thirty implementations takes longer to ask than a small collective to run
-            found = Implementation(*self._possible(num_bytes, on_cpu).best(op, num_bytes, self.axis.size))
-            self._known[op, num_bytes, on_cpu] = found
+            found = Implementation(*self._possible(num_bytes, on_cpu, added).best(op, num_bytes, self.axis.size))
+            self._known[op, num_bytes, on_cpu, added] = found
         return found
+
+    def in_memory(self, op: str, num_bytes: int, tensor: torch.Tensor) -> Implementation | None:
+        """The choice for a tensor like this one, where that is shared or symmetric memory; None: leave it to comm.
+
+        For a carrier of the axis (algorithms.carriers): an op, or a number of ranks, that was not measured is comm's.
+        """
+        on_cpu, added = tensor.device.type == "cpu", over_symmetric_memory.adds(tensor.dtype)
+        try:
+            one = self.choice(op, num_bytes, on_cpu=on_cpu, added=added)
+        except ValueError:
+            return None
+        return one if one.transport in ("shared_memory", "symmetric_memory") else None
 
     def all_reduce(self, partial: torch.Tensor) -> torch.Tensor:
         """A{X} -> A, a new tensor."""
@@ -104,8 +126,9 @@ class Cheapest:
     def _run(self, op: str, tensor: torch.Tensor, num_bytes: int, src: int = 0) -> torch.Tensor:
         if self.axis.size == 1:
             return tensor.clone()
-        one = self.choice(op, num_bytes, on_cpu=tensor.device.type == "cpu")
-        return algorithms.run(
+        added = over_symmetric_memory.adds(tensor.dtype)
+        one = self.choice(op, num_bytes, on_cpu=tensor.device.type == "cpu", added=added)
+        return registry.run(
             op,
             tensor,
             self.axis,
@@ -116,13 +139,51 @@ class Cheapest:
             src=src,
         )
 
-    def _possible(self, num_bytes: int, on_cpu: bool) -> CostModel:
-        """The model without what cannot take a tensor of this size, there."""
+    def _possible(self, num_bytes: int, on_cpu: bool, added: bool = True) -> CostModel:
+        """The model without what cannot take a tensor of this size and dtype, there."""
 
         def can(algorithm: str, transport: str) -> bool:
             if transport == "symmetric_memory":
                 memory = self._symmetric
-                return memory is not None and over_symmetric_memory.fits(algorithm, num_bytes, memory)
+                return added and memory is not None and over_symmetric_memory.fits(algorithm, num_bytes, memory)
             return on_cpu or transport != "shared_memory"
 
         return CostModel({key: cost for key, cost in self._model.items() if can(key.algorithm, key.transport)})
+
+
+class InChosenMemory(InMemory):
+    """A comm.carrier.Carrier that runs what Cheapest chose, where that is shared memory or a kernel over symmetric."""
+
+    def __init__(self, cheapest: Cheapest, shared: SharedMemory | None, symmetric: SymmetricMemory | None) -> None:
+        def choose(op: str, num_bytes: int, tensor: torch.Tensor) -> How | None:
+            one = cheapest.in_memory(op, num_bytes, tensor)
+            return None if one is None else (one.algorithm, one.transport)
+
+        super().__init__(choose, shared)
+        self.symmetric = symmetric
+
+    def all_reduce(self, partial: torch.Tensor) -> None:
+        how = self.how("all_reduce", partial.nbytes, partial)
+        if how is None or how[1] != "symmetric_memory":
+            super().all_reduce(partial)
+        else:
+            assert self.symmetric is not None
+            partial.copy_(over_symmetric_memory.KERNELS[how[0]](partial, self.symmetric))
+
+
+def calibrated(model: CostModel) -> Callable[[Axis, torch.device], Carrier]:
+    """What `model` says is cheapest on this machine (sweep.calibrate fits one): for ranks.run(collectives=...).
+
+    An op, or a number of ranks, that it does not know is the backend's.
+    """
+    return partial(_carrier, model)
+
+
+def _carrier(model: CostModel, axis: Axis, device: torch.device) -> Carrier:
+    known = {key.transport for key in model}
+    shared = symmetric = None
+    if device.type == "cpu" and "shared_memory" in known and memfd.available()[0]:
+        shared = SharedMemory(axis, FIRST_BYTES)
+    if device.type == "cuda" and "symmetric_memory" in known:
+        symmetric = symmetric_memory(axis, over_symmetric_memory.room_for(_SYMMETRIC_BYTES, axis.size), device)
+    return InChosenMemory(Cheapest(model, axis, shared=shared, symmetric=symmetric), shared, symmetric)

@@ -10,6 +10,8 @@ import mmap
 import os
 import secrets
 import sys
+from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 
@@ -26,14 +28,39 @@ def available() -> tuple[bool, str]:
     return True, ""
 
 
-def share(axis: Axis, size: int) -> mmap.mmap:
+class Meeting(Protocol):
+    """How the ranks tell each other where the memory is."""
+
+    def tell(self, hello: list[int]) -> list[int]:
+        """Rank 0's three numbers, on every rank."""
+        ...
+
+    def gather(self, found: int) -> list[int]:
+        """Every rank's number, on every rank."""
+        ...
+
+
+@dataclass(frozen=True)
+class OverTheWire:
+    """By the axis's own collectives: 24 bytes are broadcast and 8 a rank gathered, and recorded."""
+
+    axis: Axis
+
+    def tell(self, hello: list[int]) -> list[int]:
+        return comm.broadcast(torch.tensor(hello), self.axis).tolist()
+
+    def gather(self, found: int) -> list[int]:
+        return comm.all_gather(torch.tensor([found]), self.axis).tolist()
+
+
+def share(axis: Axis, size: int, meeting: Meeting | None = None) -> mmap.mmap:
     """Map `size` bytes that rank 0 of the axis makes, for reading and writing. Collective, on an axis of 2 or more.
 
     The first 8 bytes are a token, the rest is zero. Every rank returns, or every rank raises: RuntimeError where the
-    ranks are not on one host, OSError on rank 0 where there is no memory. It broadcasts 24 bytes and gathers 8 a rank,
-    which are recorded.
+    ranks are not on one host, OSError on rank 0 where there is no memory. `meeting`: None is OverTheWire.
     """
-    hello = torch.zeros(3, dtype=torch.int64)  # process number (0: it failed), descriptor, token
+    meeting = meeting or OverTheWire(axis)
+    hello = [0, 0, 0]  # process number (0: it failed), descriptor, token
     fd, error = -1, None
     memory: mmap.mmap | None = None
     if axis.rank == 0:
@@ -43,15 +70,15 @@ def share(axis: Axis, size: int) -> mmap.mmap:
             memory = _map(fd, size)
             token = secrets.randbits(62)
             memory[:8] = token.to_bytes(8, sys.byteorder)
-            hello = torch.tensor([os.getpid(), fd, token])
+            hello = [os.getpid(), fd, token]
         except OSError as failed:
             error = failed
     try:
-        pid, number, token = comm.broadcast(hello, axis).tolist()
+        pid, number, token = meeting.tell(hello)
         if axis.rank != 0 and pid:
             memory = _open(pid, number, token, size)
         # Also the barrier after which rank 0 may close its descriptor.
-        found = comm.all_gather(torch.tensor([int(memory is not None)]), axis).tolist()
+        found = meeting.gather(int(memory is not None))
     finally:
         if fd >= 0:
             os.close(fd)

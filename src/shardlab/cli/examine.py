@@ -85,7 +85,7 @@ def _memory(what: str) -> Finding:
             what,
             "without",
             text,
-            "a rank takes 0.3 GiB before its tensors: close something, or use few ranks",
+            "ranks with Triton and a small model take 0.3 GiB each: close something, or use few ranks",
         )
     return Finding(what, "ok", text)
 

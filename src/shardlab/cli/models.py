@@ -6,16 +6,17 @@ import json
 from pathlib import Path
 
 from shardlab.cli.plain import Mistake
-from shardlab.theory.split import check_tp
+from shardlab.theory.degrees import Plan
+from shardlab.theory.per_rank import check_plan
 from shardlab.theory.transformer import MODELS, Shape
 
 FETCHABLE = {"smollm2": "smollm2-135m"}  # name on the command line -> its Shape in theory
 
 
-def check(model: str, tp: int, *, int4: bool = False) -> None:
-    """Raises Mistake where there is no such model, or none with 4-bit weights; ValueError for heads and `tp`."""
+def check(model: str, plan: Plan, *, int4: bool = False) -> None:
+    """Raises Mistake where there is no such model, or none with 4-bit weights; ValueError for a plan it cannot have."""
     if model in FETCHABLE:
-        check_tp(MODELS[FETCHABLE[model]], tp)
+        check_plan(MODELS[FETCHABLE[model]], plan)
         return
     path = Path(model).expanduser()
     if not path.exists():
@@ -24,7 +25,7 @@ def check(model: str, tp: int, *, int4: bool = False) -> None:
     if path.is_dir() and int4:
         raise Mistake(f"--int4 with --model {model}: safetensors hold no 4-bit blocks; allowed: smollm2, a .gguf file")
     if path.is_dir():
-        _check_heads(path, tp)
+        _check_heads(path, plan.tp)
 
 
 def check_fetchable(name: str) -> None:
@@ -42,9 +43,9 @@ def locate(model: str) -> Path:
     return Path(model).expanduser()
 
 
-def check_shape(shape: Shape, tp: int, max_tokens: int, max_positions: int) -> None:
+def check_shape(shape: Shape, plan: Plan, max_tokens: int, max_positions: int) -> None:
     """The same for a model whose description has been read. Raises ValueError."""
-    check_tp(shape, tp)
+    check_plan(shape, plan)
     if max_tokens >= max_positions:
         raise Mistake(f"--max-tokens {max_tokens}: the model has {max_positions} positions, the prompt's included")
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from functools import wraps
-from typing import NoReturn, ParamSpec, TypeVar
+from typing import Any, NoReturn, ParamSpec, TypeVar
 
 import typer
 
@@ -26,6 +26,11 @@ def positive(text: str) -> int:
     if value < 1:
         raise typer.BadParameter(f"{text!r} is not an integer of 1 or more")
     return value
+
+
+def degree(about: str) -> Any:
+    """An option that is a degree of the plan."""
+    return typer.Option(parser=positive, metavar="INTEGER", help=about)
 
 
 def fail(message: str, code: int) -> NoReturn:

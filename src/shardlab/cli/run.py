@@ -7,6 +7,7 @@ import os
 import textwrap
 from collections import Counter
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -16,6 +17,7 @@ from shardlab.cli.programs import arguments, find, programs
 from shardlab.theory.degrees import Plan
 
 if TYPE_CHECKING:
+    from shardlab.launch.run import Run
     from shardlab.theory.ledger import Transfer
 
 
@@ -54,14 +56,26 @@ def _on_ranks(program: str, plan: Plan, given: dict[str, Any]) -> None:
     from shardlab import Ranks
 
     with Ranks(plan.world_size) as ranks:
-        results = ranks.run(_function(program), plan=plan, wire=True, **given)
+        # bound to the program, so that a parameter of it that run() has too is not taken for run()'s
+        results = ranks.run(partial(_function(program), **given), plan=plan, wire=True)
         for rank, result in enumerate(results):
             typer.echo(f"rank {rank}: {result}")
-        typer.echo(f"recorded, rank 0: {_transfers(ranks.transfers[0])}")
-        try:
-            typer.echo(f"on the wire, the busiest rank: {int(ranks.wire.sum(axis=1).max()):,} bytes sent")
-        except ValueError as error:
-            typer.echo(str(error))
+        alike: dict[str, list[int]] = {}
+        for rank, sent in enumerate(ranks.last.transfers):
+            alike.setdefault(_transfers(sent), []).append(rank)
+        for sent, of in alike.items():
+            typer.echo(f"recorded, rank{'s' * (len(of) > 1)} {', '.join(map(str, of))}: {sent}")
+        _say_wire(ranks.last)
+
+
+def _say_wire(last: Run) -> None:
+    """The busiest rank's bytes, and whether they are those that were recorded; or why nothing was measured."""
+    try:
+        said = "as recorded" if last.agrees() else "not as recorded: " + "; ".join(last.differences()[:3])
+    except ValueError as reason:
+        typer.echo(str(reason))
+    else:
+        typer.echo(f"on the wire, the busiest rank: {last.sent_bytes:,} bytes sent, every pair of ranks {said}")
 
 
 def _as_one_rank(program: str, dp: int | None, tp: int | None, given: dict[str, Any]) -> None:

@@ -6,18 +6,23 @@ Nothing here is global: a program is given its Mesh and hands an Axis to whoever
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
 
 import torch
 import torch.distributed as dist
 
+from shardlab.comm.carrier import Carrier
 from shardlab.comm.recorder import Recorder
 from shardlab.theory.degrees import ALL_AXES, Plan, axis_ranks, groups
 
 
 @dataclass(frozen=True)
 class Axis:
-    """One line of ranks through the grid: this rank's position on it, and the group that it communicates in."""
+    """One line of ranks through the grid: this rank's position on it, and the group that it communicates in.
+
+    `carrier`: what runs its collectives where it is cheaper than the backend; None: the backend runs them all.
+    """
 
     name: str
     rank: int
@@ -25,11 +30,15 @@ class Axis:
     ranks: tuple[int, ...]
     group: dist.ProcessGroup | None = field(repr=False, compare=False)
     recorder: Recorder = field(repr=False, compare=False)
+    carrier: Carrier | None = field(default=None, repr=False, compare=False)
 
     @classmethod
     def single(cls, name: str = "tp") -> Axis:
         """An axis of one rank: every collective on it returns at once."""
         return cls(name, 0, 1, (0,), None, Recorder())
+
+
+Make = Callable[[Axis, torch.device], Carrier | None]  # what gives an axis its carrier, or leaves it to the backend
 
 
 class Mesh:
@@ -42,6 +51,7 @@ class Mesh:
         self.device = device
         self.recorder = recorder
         self._axes = axes
+        self._carried: dict[Make, Mesh] = {}
 
     def __getitem__(self, name: str) -> Axis:
         if name not in self._axes:
@@ -51,6 +61,21 @@ class Mesh:
     def __repr__(self) -> str:
         grid = " ".join(f"{a.name}={a.rank}/{a.size}" for a in self._axes.values())
         return f"Mesh(rank={self.rank}/{self.world_size} {grid} {self.device.type})"
+
+    def carried(self, make: Make) -> Mesh:
+        """The same grid; each axis of two ranks or more has the carrier that `make(axis, device)` gives it.
+
+        Made at the first call and kept with this mesh. Collective: every rank of the plan calls it with the same
+        `make`. Raises what `make` raises.
+        """
+        if make in self._carried:
+            return self._carried[make]
+        axes = {
+            name: replace(axis, carrier=make(axis, self.device)) if axis.size > 1 else axis
+            for name, axis in self._axes.items()
+        }
+        mesh = self._carried[make] = Mesh(self.plan, self.rank, axes, self.device, self.recorder)
+        return mesh
 
     @classmethod
     def single(cls, device: torch.device | str = "cpu") -> Mesh:

@@ -17,10 +17,12 @@ import torch
 import torch.distributed as dist
 from torch._C._distributed_c10d import FileStore
 
+from shardlab.comm.flight import Flight
 from shardlab.comm.mesh import Mesh, make_groups
 from shardlab.comm.recorder import Recorder
-from shardlab.comm.table import Flight, num_cores
 from shardlab.launch import frames, pickles
+from shardlab.launch.state import ProcessState
+from shardlab.measure.machine import num_cores
 from shardlab.theory.degrees import Plan
 
 STACK_SIGNAL = signal.SIGUSR1  # a rank answers it with its stack, in C, even while it waits inside gloo
@@ -113,6 +115,7 @@ def _join(rank: int, config: dict[str, Any]) -> torch.device:
 
 def _serve(rank: int, sock: socket.socket, recorder: Recorder, flight: Flight, device: torch.device) -> None:
     meshes: dict[Plan, Mesh] = {}
+    state = ProcessState(rank, device)
     while (message := frames.receive(sock)) is not None:
         request = pickles.loads(message)
         if request[0] == "stop":
@@ -128,11 +131,13 @@ def _serve(rank: int, sock: socket.socket, recorder: Recorder, flight: Flight, d
                     make_groups(plan)
                 result = None
             else:
+                state.reset()
                 program, args, kwargs = _load_call(call)
                 result = program(meshes[plan], *args, **kwargs)
+                recorder.finish()
             sys.stdout.flush()
             sys.stderr.flush()
-            reply = pickles.dumps(("result", run, result, recorder.transfers))
+            reply = pickles.dumps(("result", run, result, recorder.transfers, recorder.empty))
         except BaseException as error:
             reply = pickles.dumps(("error", run, time.monotonic(), *_describe(error)))
             sys.stdout.flush()

@@ -15,6 +15,7 @@ from typing import Any
 
 from shardlab.launch import frames
 from shardlab.launch.preflight import make_root
+from shardlab.launch.reloads import Modules
 from shardlab.launch.server import sweep
 
 MARKER = "SHARDLAB_RANK_OF"  # in the environment of the server, of every rank, and of what a rank starts
@@ -35,6 +36,7 @@ class Server:
         self.root = make_root()
         sweep()
         self.num_pools = 0
+        self.modules = Modules()  # from now on the server and its ranks import, and a reload here leaves them behind
         self._lock = threading.Lock()
         self._requests, theirs = socket.socketpair()
         with theirs, open(self.log, "wb") as log:
@@ -96,9 +98,9 @@ _server: Server | None = None
 
 
 def server() -> Server:
-    """The kernel's server, started afresh if there is none."""
+    """The kernel's server, started afresh if there is none, or if what it has imported has been reloaded here."""
     global _server
-    if _server is None or not _server.alive:
+    if _server is None or not _server.alive or _server.modules.reloaded():
         if _server is not None:
             _server.close()
         else:

@@ -9,9 +9,10 @@ import sys
 import time
 from collections.abc import Sequence
 
-from shardlab.comm.table import Flight, Row
+from shardlab.comm.table import Row, Table
 from shardlab.launch import frames, pickles
 from shardlab.launch.boot import output_file
+from shardlab.launch.carried import Maker
 from shardlab.launch.client import Server
 from shardlab.launch.errors import LaunchError
 from shardlab.launch.frames import Channel
@@ -32,6 +33,7 @@ class Live:
         self.server, self.world_size = server, world_size
         self.pids: dict[int, int] = {}
         self.plans: set[Plan] = set()
+        self.carried: set[tuple[Plan, Maker]] = set()  # plans whose axes have carriers, by what made them
         self.folder = server.make_folder()
         try:
             self._open(backend, batch)
@@ -41,7 +43,7 @@ class Live:
 
     def _open(self, backend: str, batch: bool) -> None:
         server, world_size = self.server, self.world_size
-        self.flight = Flight(os.path.join(self.folder, "flight"), world_size)
+        self.flight = Table(os.path.join(self.folder, "flight"), world_size)
         self._outputs = [open(output_file(self.folder, rank), "w+b") for rank in range(world_size)]
         config = {
             "pool": f"{os.path.basename(server.root)}.{os.path.basename(self.folder)}",

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import os
 import time
+from collections import Counter
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from shardlab.launch import frames, pickles, report
-from shardlab.launch import wire as wire_counters
+from shardlab.comm.recorder import Empty
+from shardlab.launch import carried, frames, pickles, report
+from shardlab.launch import wire as counters
 from shardlab.launch.client import server
 from shardlab.launch.errors import LaunchError
 from shardlab.launch.interrupts import deferred_interrupts
+from shardlab.launch.keywords import refuse_ambiguous
 from shardlab.launch.live import Live
 from shardlab.launch.preflight import check_room, choose_backend
+from shardlab.launch.run import Run
 from shardlab.theory.degrees import Plan
 from shardlab.theory.ledger import Transfer
 
@@ -45,7 +49,6 @@ class Ranks:
             raise ValueError(f"world_size={world_size!r}: give a positive number of ranks")
         self.world_size = world_size
         self.timeout_s = timeout_s
-        self.transfers: list[list[Transfer]] = []  # of the last run, one list a rank
         self.late_s: list[float] = []  # of the last run: how long the others waited for each rank alone (with check)
         self.exit_codes: dict[int, int] = {}  # of the ranks that close() ended
         self._batch, self._wanted = batch, backend
@@ -53,7 +56,8 @@ class Ranks:
         self._live: Live | None = None
         self._num_runs = 0
         self._busy = False
-        self._wire: NDArray[np.int64] | str = "no run with wire=True yet"
+        self._last: Run | None = None
+        self._said: set[str] = set()
 
     def __enter__(self) -> Ranks:
         return self
@@ -68,43 +72,79 @@ class Ranks:
         program: Callable[..., Any],
         *args: Any,
         plan: Plan | None = None,
-        wire: bool = False,
+        wire: bool | None = None,
         timeout_s: float | None = None,
-        check: bool = True,
+        check: bool | None = None,
+        collectives: carried.Collectives = None,
         **kwargs: Any,
     ) -> list[Any]:
         """`program(mesh, *args, **kwargs)` on every rank of `plan` (default tp over all): its results, in rank order.
 
-        `check`: ranks compare op, shape and dtype before each collective (turn it off to time one). `wire`:
-        read the kernel's socket counters around the run. Tensors travel as copies. A plan smaller than the
-        pool runs on its first ranks. Raises RankError, RankDied, RankTimeout, LaunchError; TypeError for
-        what cannot be sent, and ValueError for a plan that does not fit, both before any process starts.
+        What was recorded of the run, and measured, is in `last`.
+
+        `check` (default True): ranks compare op, shape and dtype before each collective (turn it off to time one).
+        `wire` (default False): read the kernel's socket counters around the run. A program with a parameter of one of
+        these names takes it from functools.partial(program, plan=...). Tensors travel as copies. A plan smaller than
+        the pool runs on its first ranks. `collectives`: what runs the axes' collectives. None or "backend"; "cheapest",
+        what is faster in shared memory; "shared_memory", all of them; or algorithms.choose.calibrated(model). The
+        record is the same, the wire is empty.
+
+        Every run starts alike on a warm rank: default dtype and device, grad mode, threads, environment, folder and
+        sys.path are those that the rank started with, and torch, random and numpy are seeded with the rank's number.
+        So unseeded random numbers differ from rank to rank, and are the same in the next run. After a reload of a
+        module the ranks start again, and a line says so.
+
+        Raises RankError, RankDied, RankTimeout, LaunchError; before any process starts TypeError for what cannot be
+        sent, and for a keyword that could be the program's as well as this function's, and ValueError for a plan
+        that does not fit.
         """
+        given = {"plan": plan, "wire": wire, "timeout_s": timeout_s, "check": check, "collectives": collectives}
+        refuse_ambiguous(program, args, [name for name, value in given.items() if value is not None])
         plan = plan or Plan(tp=self.world_size)
         if plan.world_size > self.world_size:
             raise ValueError(f"{plan} needs {plan.world_size} ranks, the pool has {self.world_size}")
-        call = pickles.dump_call(program, args, kwargs)
-        limit_s = self.timeout_s if timeout_s is None else timeout_s
+        call, make = pickles.dump_call(program, args, kwargs), carried.maker(collectives)
+        limit_s, check = self.timeout_s if timeout_s is None else timeout_s, check is not False
+        self._last = None
         deadline = time.monotonic() + limit_s
         try:
             live = self._start(deadline, limit_s)
             self._busy = True
             if plan not in live.plans:
                 self._call(live, None, plan, check, deadline, limit_s)
-            before = self._snapshot(live, plan) if wire else None
-            results = self._call(live, call, plan, check, deadline, limit_s)
-            if wire:
-                self._wire = self._traffic(live, plan, before)
+            if make is not None:
+                if (plan, make) not in live.carried:
+                    prepare = pickles.dump_call(carried.prepare, (make,), {})
+                    self._call(live, prepare, plan, check, deadline, limit_s)
+                    live.carried.add((plan, make))
+                call = pickles.dump_call(carried.under, (make, call), {})
+            before = self._counters(live, plan) if wire else "the last run was not given wire=True"
+            replies = self._call(live, call, plan, check, deadline, limit_s)
+            results, transfers, empty = (list(column) for column in zip(*replies, strict=True))
+            traffic = before if isinstance(before, str) else counters.between(before, self._counters(live, plan))
+            self._last = Run(results, plan, transfers, empty, traffic)
+            if wire and isinstance(traffic, str) and traffic not in self._said:  # once is enough for a sweep
+                self._said.add(traffic)
+                print(f"no bytes on the wire: {traffic}; ranks.last.bytes are those recorded")
             self._busy = False
         except BaseException:
             self._kill()
             raise
         return results
 
+    def _counters(self, live: Live, plan: Plan) -> counters.Snapshot | str:
+        """What the ranks' sockets have sent by now, or why it cannot be read."""
+        if self.backend == "nccl":
+            return "NCCL moves its bytes over links that have no socket"
+        return counters.try_snapshot([live.pids[rank] for rank in range(plan.world_size)])
+
     def _call(
         self, live: Live, call: bytes | None, plan: Plan, check: bool, deadline: float, limit_s: float
-    ) -> list[Any]:
-        """Have `call` run on the plan's ranks; None has every rank of the pool make the plan's groups."""
+    ) -> list[tuple[Any, list[Transfer], Counter[Empty]]]:
+        """Have `call` run on the plan's ranks; None has every rank of the pool make the plan's groups.
+
+        Each rank's result, transfers and empty calls.
+        """
         self._num_runs += 1
         run, active = self._num_runs, range(self.world_size if call is None else plan.world_size)
         where: bytes | str | None = call
@@ -132,8 +172,26 @@ class Ranks:
         for line in report.stragglers(rows, time.monotonic() - started):
             print(line)
         self.late_s = [row.late_s for row in rows]
-        self.transfers = [gather.replies[rank][3] for rank in active]
-        return [gather.replies[rank][2] for rank in active]
+        return [gather.replies[rank][2:] for rank in active]
+
+    @property
+    def last(self) -> Run:
+        """The last run: results, transfers by rank and axis, traffic, agrees(). ValueError where none has succeeded."""
+        if self._last is None:
+            raise ValueError("no run to show: none has been made yet, or the last one failed")
+        return self._last
+
+    @property
+    def transfers(self) -> list[list[Transfer]]:
+        """Per rank, the recorded transfers of the last run; none where there is no such run."""
+        return [] if self._last is None else self._last.transfers
+
+    @property
+    def wire(self) -> NDArray[np.int64]:
+        """traffic[T, T] of the last run: bytes that rank i sent to rank j. ValueError says why none."""
+        if self._last is None:
+            raise ValueError("no bytes on the wire to show: no run with wire=True yet")
+        return self._last.traffic
 
     # ----------------------------------------------------------------------------------------- start and stop
 
@@ -162,6 +220,10 @@ class Ranks:
     def _start(self, deadline: float, limit_s: float) -> Live:
         if self._live is not None and (self._busy or not self._live.healthy):
             self._kill()  # interrupted at the worst moment, or a rank died while nobody looked
+        if self._live is not None and (reloaded := self._live.server.modules.reloaded()):
+            more = f" and {len(reloaded) - 1} more" if len(reloaded) > 1 else ""
+            print(f"{reloaded[0]}{more} was reloaded: the ranks start again, with the new code")
+            self._kill()
         if self._live is not None:
             return self._live
         backend = self.backend
@@ -196,27 +258,3 @@ class Ranks:
                 self._live.print_output()
         finally:
             self._kill()
-
-    # -------------------------------------------------------------------------------------------- on the wire
-
-    @property
-    def wire(self) -> NDArray[np.int64]:
-        """traffic[T, T] of the last run with wire=True: bytes that rank i sent to rank j. ValueError says why none."""
-        if isinstance(self._wire, str):
-            raise ValueError(f"no bytes on the wire to show: {self._wire}")
-        return self._wire
-
-    def _snapshot(self, live: Live, plan: Plan) -> Any:
-        try:
-            return wire_counters.snapshot([live.pids[rank] for rank in range(plan.world_size)])
-        except wire_counters.WireUnavailable as error:
-            return str(error)
-
-    def _traffic(self, live: Live, plan: Plan, before: Any) -> NDArray[np.int64] | str:
-        after = self._snapshot(live, plan)
-        for snapshot in (before, after):
-            if isinstance(snapshot, str):
-                return snapshot
-            if not snapshot.settled:  # then the difference is of two moments, not of a program
-                return "the ranks' socket counters were still moving after a second"
-        return wire_counters.matrix(before, after)

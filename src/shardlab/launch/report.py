@@ -9,14 +9,14 @@ import traceback
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from shardlab.comm import recorder
-from shardlab.comm import table as flight
+from shardlab.comm import flight, posted, recorder, table
 from shardlab.comm.table import CollectiveMismatch, Row, Waiting
-from shardlab.launch import boot, server
+from shardlab.launch import boot, carried, server
 from shardlab.launch.boot import STACK_SIGNAL, stack_file
 from shardlab.launch.errors import Failure, RankDied, RankError, RanksError, RankTimeout
 
-_PLUMBING = (flight.__file__, recorder.__file__, contextlib.__file__)  # frames that tell a reader nothing
+# Frames that tell a reader nothing.
+_PLUMBING = tuple(module.__file__ for module in (flight, posted, recorder, table, carried, contextlib))
 _STACK_S = 0.4  # how long a rank may take to answer with its stack
 
 
@@ -121,10 +121,14 @@ def _waiting(rows: Sequence[Row], except_ranks: set[int]) -> list[str]:
 
 
 def _where(rows: Sequence[Row], rank: int) -> str:
-    if (waiting := rows[rank].waits_in) is not None:
-        return f"waits in {waiting} ({waiting.text})"
-    last = max(rows[rank].lanes, key=lambda lane: lane.number, default=None)
-    return f"in no collective; the last was {last}" if last else "has entered no collective"
+    row = rows[rank]
+    if (waiting := row.waits_in) is not None:
+        where = f"waits in {waiting} ({waiting.text})"
+    else:
+        last = max(row.lanes, key=lambda lane: lane.entered, default=None)
+        where = f"in no collective; the last was {last}" if last else "has entered no collective"
+    open_ones = ", ".join(map(str, row.posted))
+    return f"{where}; posted and not waited for: {open_ones}" if open_ones else where
 
 
 def _stacks(ranks: Sequence[int], pids: dict[int, int], folder: str) -> dict[int, str]:

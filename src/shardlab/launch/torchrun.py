@@ -28,7 +28,8 @@ def join(plan: Plan | None = None) -> Iterator[Mesh]:
 
     NCCL where every local rank has a GPU of its own, gloo otherwise. The rendezvous is open to the network of the
     job, as torchrun's always is: run it on a network that you trust.
-    Raises ValueError when the plan is not as large as the job.
+    Raises ValueError when the plan is not as large as the job, and NeverWaited where the block leaves a posted transfer
+    open.
     """
     world_size, local_rank = int(os.environ["WORLD_SIZE"]), int(os.environ.get("LOCAL_RANK", "0"))
     plan = plan or Plan(tp=world_size)
@@ -41,6 +42,8 @@ def join(plan: Plan | None = None) -> Iterator[Mesh]:
         torch.cuda.set_device(device)
     dist.init_process_group("cpu:gloo,cuda:nccl" if on_gpu else "gloo")  # CPU tensors stay gloo's
     try:
-        yield Mesh.build(plan, dist.get_rank(), Recorder(), device)
+        mesh = Mesh.build(plan, dist.get_rank(), Recorder(), device)
+        yield mesh
+        mesh.recorder.finish()
     finally:
         dist.destroy_process_group()

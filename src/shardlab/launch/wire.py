@@ -31,6 +31,7 @@ Endpoint = tuple[str, int]  # address, port
 Pair = tuple[Endpoint, Endpoint]  # local end, far end: names one connection seen from one side
 
 _INET_DIAG_INFO = 2  # the one extension we ask for: struct tcp_info
+SETTLE_S = 30.0  # a busy machine takes its time to send what a program has left with gloo's thread
 _LISTEN = 10  # TCP_LISTEN in include/net/tcp_states.h: no peer, no bytes
 
 
@@ -51,7 +52,7 @@ class Snapshot:
     settled: bool = True
 
 
-def snapshot(pids: Sequence[int], *, settle_s: float = 1.0) -> Snapshot:
+def snapshot(pids: Sequence[int], *, settle_s: float = SETTLE_S) -> Snapshot:
     """Read the counters of the processes `pids` (rank i is pids[i]), once they have stopped moving.
 
     A program's last message may still be on its way when the program returns, so two equal reads in a
@@ -68,6 +69,23 @@ def snapshot(pids: Sequence[int], *, settle_s: float = 1.0) -> Snapshot:
             return Snapshot(current.pids, current.sent, settled=False)
         previous = current
         time.sleep(0.002)
+
+
+def try_snapshot(pids: Sequence[int]) -> Snapshot | str:
+    """snapshot(pids), or why there is none."""
+    try:
+        return snapshot(pids)
+    except WireUnavailable as error:
+        return str(error)
+
+
+def between(before: Snapshot, after: Snapshot | str) -> NDArray[np.int64] | str:
+    """matrix(before, after), or why it would not be that of a program."""
+    if isinstance(after, str):
+        return after
+    if not (before.settled and after.settled):  # then the difference is of two moments
+        return f"the ranks' socket counters were still moving after {SETTLE_S:g} seconds"
+    return matrix(before, after)
 
 
 def matrix(before: Snapshot, after: Snapshot) -> NDArray[np.int64]:

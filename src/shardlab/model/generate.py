@@ -155,6 +155,9 @@ def generate(
     eos_ids: Collection[int] | None = None,
     sampling: Sampling | None = None,
 ) -> torch.Tensor:
-    """token_ids[B,S] -> the new tokens of this replica's rows [B,<=max_new_tokens], without the prompt; see stream."""
+    """token_ids[B,S] -> the new tokens of this replica's rows [B,<=max_new_tokens], without the prompt; see stream.
+
+    [0,max_new_tokens] where the replica has none.
+    """
     steps = list(stream(model, token_ids, max_new_tokens, eos_ids=eos_ids, sampling=sampling))
-    return torch.stack(steps, dim=1) if steps else torch.empty(0, 0, dtype=torch.int64)
+    return torch.stack(steps, dim=1) if steps else torch.empty(0, max_new_tokens, dtype=torch.int64)

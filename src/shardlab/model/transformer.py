@@ -22,7 +22,6 @@ from shardlab.model.generate import Sampling, generate, stream
 from shardlab.model.load import check, fill, open_source
 from shardlab.parallel.pipeline import relay
 from shardlab.theory import per_rank
-from shardlab.theory.split import check_tp
 from shardlab.theory.transformer import Shape
 
 
@@ -45,7 +44,9 @@ class Transformer(nn.Module):
     ) -> None:
         super().__init__()
         shape, tp = config.shape, mesh["tp"]
-        _check_plan(shape, mesh)
+        per_rank.check_plan(shape, mesh.plan)
+        if mesh["cp"].size > 1:
+            raise ValueError(f"cp={mesh['cp'].size}: sequences are not split yet; cp must be 1")
         layers = per_rank.stages(shape, mesh["pp"].size)[mesh["pp"].rank] if layers is None else layers
         first, last = layers.start == 0, layers.stop == shape.num_layers
         where = {"dtype": dtype, "device": device}
@@ -184,12 +185,3 @@ class Transformer(nn.Module):
             low, high = (int(edge) for edge in token_ids.aminmax())
             if low < 0 or high >= self.shape.vocab_size:
                 raise ValueError(f"token ids {low}..{high} are not within vocab_size={self.shape.vocab_size}")
-
-
-def _check_plan(shape: Shape, mesh: Mesh) -> None:
-    """Raises ValueError, naming the degrees that work, where this mesh cannot share the model."""
-    check_tp(shape, mesh["tp"].size)
-    per_rank.stages(shape, mesh["pp"].size)
-    per_rank.expert_ranks(shape, mesh.plan)
-    if mesh["cp"].size > 1:
-        raise ValueError(f"cp={mesh['cp'].size}: sequences are not split yet; cp must be 1")

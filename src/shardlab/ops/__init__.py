@@ -10,5 +10,17 @@ from shardlab.ops.dispatch import (
     rope,
     silu_mul,
 )
+from shardlab.ops.parts import attention_lse, merge
 
-__all__ = ["add_rms_norm", "attention", "interpreted", "linear", "plain_torch", "rms_norm", "rope", "silu_mul"]
+__all__ = [
+    "add_rms_norm",
+    "attention",
+    "attention_lse",
+    "interpreted",
+    "linear",
+    "merge",
+    "plain_torch",
+    "rms_norm",
+    "rope",
+    "silu_mul",
+]

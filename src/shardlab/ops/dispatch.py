@@ -62,14 +62,15 @@ def interpreted() -> AbstractContextManager[None]:
     return _kernels(True)
 
 
-def _on_kernels(x: torch.Tensor) -> bool:
+def on_kernels(x: torch.Tensor) -> bool:
+    """Whether x goes through the kernels."""
     told = _told.get()  # asked a dozen times a layer: it must cost next to nothing
     return told[-1][0] if told else x.is_cuda
 
 
 def rms_norm(x: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
     """x[...,D], weight[D] -> [...,D]: x / sqrt(mean(x^2) + eps) * weight, the mean taken in fp32."""
-    chosen = _rms_norm.rms_norm if _on_kernels(x) else _rms_norm.reference
+    chosen = _rms_norm.rms_norm if on_kernels(x) else _rms_norm.reference
     return chosen(x, weight, eps)
 
 
@@ -77,13 +78,13 @@ def add_rms_norm(
     x: torch.Tensor, residual: torch.Tensor, weight: torch.Tensor, eps: float
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """x[...,D], residual[...,D], weight[D] -> (the norm of their sum [...,D], the sum [...,D])."""
-    chosen = _rms_norm.add_rms_norm if _on_kernels(x) else _rms_norm.add_reference
+    chosen = _rms_norm.add_rms_norm if on_kernels(x) else _rms_norm.add_reference
     return chosen(x, residual, weight, eps)
 
 
 def silu_mul(gate: torch.Tensor, up: torch.Tensor) -> torch.Tensor:
     """gate[...,F], up[...,F] -> [...,F]: silu(gate) * up."""
-    chosen = _silu_mul.silu_mul if _on_kernels(gate) else _silu_mul.reference
+    chosen = _silu_mul.silu_mul if on_kernels(gate) else _silu_mul.reference
     return chosen(gate, up)
 
 
@@ -92,7 +93,7 @@ def rope(q: torch.Tensor, k: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor)
 
     q and k are consumed: use what is returned. H is even, cos and sin repeat their first half.
     """
-    if _on_kernels(q):
+    if on_kernels(q):
         rope_(q, k, cos, sin)
         return q, k
     return torch_ops.rotate(q, cos, sin), torch_ops.rotate(k, cos, sin)
@@ -107,13 +108,13 @@ def linear(x: torch.Tensor, weight: torch.Tensor | Int4Weight, bias: torch.Tenso
     if isinstance(weight, Int4Weight):
         out = _int4_linear(x, weight)
         return out if bias is None else out.add_(bias)
-    if _on_kernels(x) and x.numel() <= MAX_ROWS * x.shape[-1]:
+    if on_kernels(x) and x.numel() <= MAX_ROWS * x.shape[-1]:
         return skinny_matmul(x, weight, bias)
     return F.linear(x, weight, bias)
 
 
 def _int4_linear(x: torch.Tensor, weight: Int4Weight) -> torch.Tensor:
-    if not _on_kernels(x):
+    if not on_kernels(x):
         return F.linear(x, dequantize(weight, x.dtype))
     few = x.numel() <= MAX_ROWS * x.shape[-1]
     return int4_gemv(x, weight) if few else int4_matmul(x, weight)
@@ -143,15 +144,15 @@ def attention(
     """
     if lengths is not None or q_positions is not None:
         _check(q, k, window, lengths, q_positions)
-    if not _on_kernels(q):
+    if not on_kernels(q):
         return torch_ops.attend(q, k, v, kv_index, window, lengths, q_positions)
     if q.shape[2] == 1 and (q_positions is None or window is None):
         seen = _decode_lengths(k, lengths, q_positions)
-        heads = _head_map(kv_index, k.shape[1], q.device)
+        heads = head_map(kv_index, k.shape[1], q.device)
         return flash_decode(q.squeeze(2), k, v, seen, heads, window=window)[0].unsqueeze(2)
     start = None if q_positions is None else first_of_run(q_positions)
     if (lengths is None and q_positions is None) or start is not None:
-        heads = _head_map(kv_index, k.shape[1], q.device)
+        heads = head_map(kv_index, k.shape[1], q.device)
         filled = None if lengths is None else lengths.to(torch.int32)
         return flash_attention(q, k, v, heads, window=window, query_offset=start, kv_lengths=filled)[0]
     return torch_ops.attend(q, k, v, kv_index, window, lengths, q_positions)
@@ -189,6 +190,6 @@ def _decode_lengths(k: torch.Tensor, lengths: torch.Tensor | None, q_positions: 
 
 
 @functools.cache  # never evicts: a CUDA graph may still read what a call of long ago made
-def _head_map(kv_index: tuple[int, ...], num_kv_heads: int, device: torch.device) -> HeadMap:
+def head_map(kv_index: tuple[int, ...], num_kv_heads: int, device: torch.device) -> HeadMap:
     """Made once: a launch must not copy anything to the device."""
     return HeadMap.of(kv_index, num_kv_heads, device)

@@ -66,8 +66,7 @@ def _attend_filled(
     """
     grouped = even_groups(kv_index, k.shape[1])
     if not grouped:
-        picked = torch.tensor(kv_index, device=k.device)
-        k, v = k.index_select(1, picked), v.index_select(1, picked)
+        k, v = (each_query_heads(x, kv_index) for x in (k, v))
     if q_positions is None:
         mask = causal_mask(q.shape[2], k.shape[2], window, q.device)
         causal = mask is None and q.shape[2] > 1
@@ -90,16 +89,16 @@ def _attend_masked(
     keys = torch.arange(k.shape[2], device=q.device)
     filled = keys < lengths.unsqueeze(1)
     # A hidden key has the weight 0, and 0 * NaN is NaN: what is not filled must be numbers.
-    k, v = (torch.where(filled[:, None, :, None], x, 0) for x in (k, v))
+    k, v = (x.masked_fill(~filled[:, None, :, None], 0) for x in (k, v))
     if q_positions is None:
         last = lengths.clamp(max=k.shape[2]).long().unsqueeze(1)
         q_positions = last - q.shape[2] + torch.arange(q.shape[2], device=q.device)
     mask = per_head(visible(q_positions.to(q.device), keys, window)) & filled[:, None, None]
-    if not even_groups(kv_index, k.shape[1]):
-        picked = torch.tensor(kv_index, device=k.device)
-        k, v = k.index_select(1, picked), v.index_select(1, picked)
-    out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, enable_gqa=k.shape[1] != q.shape[1])
-    return torch.where(mask.any(-1, keepdim=True), out, 0)  # not every backend of a GPU says 0 of no key at all
+    grouped = even_groups(kv_index, k.shape[1])
+    if not grouped:
+        k, v = (each_query_heads(x, kv_index) for x in (k, v))
+    out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, enable_gqa=grouped)
+    return out.masked_fill(~mask.any(-1, keepdim=True), 0)  # not every backend of a GPU says 0 of no key at all
 
 
 @functools.cache
@@ -107,6 +106,16 @@ def even_groups(kv_index: tuple[int, ...], num_kv_heads: int) -> bool:
     """Whether every KV head is read by as many neighbouring query heads, all of them in order."""
     group = len(kv_index) // max(num_kv_heads, 1)
     return kv_index == tuple(head for head in range(num_kv_heads) for _ in range(group))
+
+
+def each_query_heads(x: torch.Tensor, kv_index: tuple[int, ...]) -> torch.Tensor:
+    """x[B,K,C,H] -> [B,N,C,H]: a copy of its KV head for each query head."""
+    return x.index_select(1, torch.tensor(kv_index) if x.device.type == "cpu" else _index_on(kv_index, x.device))
+
+
+@functools.cache  # never evicts: a CUDA graph may still read it, and must not copy it from the host
+def _index_on(kv_index: tuple[int, ...], device: torch.device) -> torch.Tensor:
+    return torch.tensor(kv_index, device=device)
 
 
 def causal_mask(

@@ -13,11 +13,12 @@ from shardlab import comm
 from shardlab.comm.mesh import Axis, Mesh
 from shardlab.model import Sampling, Transformer
 from shardlab.model.tokenizer import encode, load_tokenizer
+from shardlab.theory.degrees import AXES
 
 
 @dataclass(frozen=True)
 class Generated:
-    """One rank's report. Every rank has the same token_ids; the text is rank 0's."""
+    """One rank's report. Every rank of a replica has the same token_ids; the text is rank 0's."""
 
     text: str
     token_ids: list[int]
@@ -49,11 +50,13 @@ def generate(
     text as it comes to the file or pipe `stream_to`, which the caller may read meanwhile. Raises ConfigError,
     WeightsError, ValueError.
     """
-    tp = mesh["tp"]
     started = time.perf_counter()
-    tokenizer = load_tokenizer(Path(source)) if tp.rank == 0 else None
+    tokenizer = load_tokenizer(Path(source)) if mesh.rank == 0 else None
     model = Transformer.from_pretrained(source, mesh, int4=int4)
-    token_ids = share(encode(tokenizer, prompt, chat) if tokenizer else None, tp, mesh.device)
+    token_ids = encode(tokenizer, prompt, chat) if tokenizer else None
+    for axis in AXES:  # along one line of the grid, then from all ranks of that along the next
+        token_ids = share(token_ids, mesh[axis], mesh.device)
+    assert token_ids is not None
     load_s = time.perf_counter() - started
     shown = Shown(tokenizer, stream_to if mesh.rank == 0 else None)
     new, seconds = [], []
@@ -63,13 +66,18 @@ def generate(
         new.append(int(tokens[0]))
         if new[-1] not in model.config.eos_ids:
             shown.add(new[-1])
-    return Generated(shown.close(), new, token_ids[0].tolist(), load_s, seconds[0], seconds[-1] - seconds[0])
+    first_s, last_s = (seconds[0], seconds[-1]) if seconds else (0.0, 0.0)  # a replica without the prompt has none
+    return Generated(shown.close(), new, token_ids[0].tolist(), load_s, first_s, last_s - first_s)
 
 
-def share(token_ids: torch.Tensor | None, axis: Axis, device: torch.device) -> torch.Tensor:
-    """token_ids[1,S] of the axis's rank 0 -> every rank. The others pass None."""
+def share(token_ids: torch.Tensor | None, axis: Axis, device: torch.device) -> torch.Tensor | None:
+    """token_ids[1,S] of the axis's rank 0 -> every rank of it. The others pass None; None where all do."""
+    if axis.size == 1:
+        return token_ids
     size = torch.tensor([0 if token_ids is None else token_ids.shape[1]], device=device)
     size = comm.broadcast(size, axis)
+    if not int(size):
+        return None
     if token_ids is None:
         token_ids = torch.zeros(1, int(size), dtype=torch.int64)
     return comm.broadcast(token_ids.to(device), axis).cpu()

@@ -8,9 +8,9 @@ from collections.abc import Mapping, Sequence
 import torch
 
 from shardlab.algorithms import SYMMETRIC, Implementation
-from shardlab.comm.table import num_cores
 from shardlab.launch import Ranks
 from shardlab.measure.fit import Sample, fit, fit_line
+from shardlab.measure.machine import num_cores
 from shardlab.measure.timer import Stats
 from shardlab.sweep.cells import Cell
 from shardlab.sweep.driver import cells_of, journal_of, runnable, time_on

@@ -1,49 +1,96 @@
-"""What one forward must send: the list of transfers that follows from a model's shape and a plan.
+"""What a plan must send: the exact list of transfers that each rank records, from the model's shape alone.
 
-`forward` is one rank's own list. What a layer sends is in the functions below it: ring_attention and its rivals for a
-sequence that is split (cp), expert_exchange for experts that are placed on ranks (ep).
+`of_rank` is one forward and `generation` a prompt and its answer, both for a global rank of the plan and a batch that
+dp divides among the replicas. `forward` and `decode_step` are their parts: one replica, one stage. What a single layer
+sends is counted in layer_messages, and named here too.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass, field
-
 from shardlab.theory import per_rank
-from shardlab.theory.collectives import wire_bytes
-from shardlab.theory.degrees import Plan
-from shardlab.theory.split import check_tp
+from shardlab.theory.degrees import Plan, coordinates
+from shardlab.theory.layer_messages import (
+    expert_exchange,
+    merge_attention,
+    ring_attention,
+    sequence_parallel,
+    ulysses,
+    ulysses_fused,
+)
+from shardlab.theory.split import check_tp, even_split
+from shardlab.theory.transfer import Transfer, sent_bytes
 from shardlab.theory.transformer import Shape
 
+__all__ = [
+    "Transfer",
+    "decode_step",
+    "expert_exchange",
+    "forward",
+    "generation",
+    "merge_attention",
+    "of_rank",
+    "ring_attention",
+    "sent_bytes",
+    "sequence_parallel",
+    "ulysses",
+    "ulysses_fused",
+]
 
-@dataclass(frozen=True)
-class Transfer:
-    """One collective over one axis of the mesh.
+TOKEN_BYTES = 8  # a chosen token travels as int64
 
-    num_bytes is the size S of nccl-tests, not what goes over the wire (collectives.wire_bytes says that).
-    all_reduce, broadcast, send: the tensor; all_gather: the whole gathered result; reduce_scatter and
-    all_to_all: the whole input of a rank. seconds is for measurements and takes no part in comparison, so a
-    prediction equals a record of the same op, axis and bytes.
+
+def of_rank(
+    shape: Shape,
+    plan: Plan,
+    rank: int,
+    *,
+    batch: int,
+    seq: int,
+    dtype_bytes: int = 4,
+    logit_positions: int | None = None,
+) -> list[Transfer]:
+    """tokens[B,S] -> logits[B,P,V]: the transfers that global rank `rank` records, in order.
+
+    `batch` counts the sequences of all replicas, which dp splits as evenly as they go: 5 on dp=3 are 2, 2 and 1. A
+    replica that gets none sends nothing. A send is recorded by its sender alone. The rest is `forward`.
+    Raises ValueError for a rank outside the plan, sizes below 1, and degrees that the shape does not allow.
     """
-
-    op: str
-    axis: str
-    num_bytes: int
-    seconds: float | None = field(default=None, compare=False, repr=False)
-
-
-def sent_bytes(transfers: Iterable[Transfer], *, world_size: int) -> float:
-    """What one rank sends for these transfers on `world_size` ranks, each with its default algorithm."""
-    return sum(wire_bytes(one.op, num_bytes=one.num_bytes, world_size=world_size) for one in transfers)
+    _check(shape, plan, batch, seq, dtype_bytes, logit_positions)
+    rows, where = _place(plan, rank, batch)
+    if rows == 0:
+        return []
+    sizes = {"batch": rows, "seq": seq, "dtype_bytes": dtype_bytes, "logit_positions": logit_positions}
+    return forward(shape, plan, **sizes, **where)
 
 
-def sent_bytes_by_axis(transfers: Iterable[Transfer], plan: Plan) -> dict[str, float]:
-    """The same where transfers are on several axes: axis -> bytes that one rank sends over it."""
-    sent: dict[str, float] = {}
-    for one in transfers:
-        size = getattr(plan, one.axis)
-        sent[one.axis] = sent.get(one.axis, 0.0) + wire_bytes(one.op, num_bytes=one.num_bytes, world_size=size)
-    return sent
+def generation(
+    shape: Shape, plan: Plan, rank: int, *, batch: int, prompt: int, new_tokens: int, dtype_bytes: int = 4
+) -> list[Transfer]:
+    """prompt[B,S] -> new tokens[B,n]: the transfers that global rank `rank` records, in order.
+
+    The prompt's forward with the logits of its last position, then n-1 decode steps. The ranks that hold the logits
+    choose, and after each token the last stage tells the others: broadcast(tokens[B_dp]) over pp, int64. Under tp every
+    rank of that stage has the logits and chooses the same token, so nothing more is sent.
+    Raises ValueError as of_rank does, and for fewer than one new token.
+    """
+    if new_tokens < 1:
+        raise ValueError(f"new_tokens={new_tokens}: 1 or more is needed")
+    sent = of_rank(shape, plan, rank, batch=batch, seq=prompt, dtype_bytes=dtype_bytes, logit_positions=1)
+    rows, where = _place(plan, rank, batch)
+    if rows == 0:
+        return []
+    step = decode_step(shape, plan, batch=rows, dtype_bytes=dtype_bytes, **where)
+    chosen = [Transfer("broadcast", "pp", rows * TOKEN_BYTES)] if plan.pp > 1 else []
+    return sent + chosen + (step + chosen) * (new_tokens - 1)
+
+
+def _place(plan: Plan, rank: int, batch: int) -> tuple[int, dict[str, int]]:
+    """The sequences that this rank's replica gets, and the rank's stage and tp_rank."""
+    place = coordinates(rank, plan)
+    return len(even_split(batch, plan.dp)[place["dp"]]), {"stage": place["pp"], "tp_rank": place["tp"]}
+
+
+# ------------------------------------------------------------------------------------ one replica, one stage
 
 
 def forward(
@@ -57,7 +104,7 @@ def forward(
     stage: int = 0,
     tp_rank: int = 0,
 ) -> list[Transfer]:
-    """tokens[B,S] -> logits[B,P,V]: the transfers of one rank of pipeline stage `stage`, in order.
+    """tokens[B,S] -> logits[B,P,V] in one replica: the transfers of one rank of pipeline stage `stage`, in order.
 
     dp: replicas send nothing, but for experts that they share (ep).
     tp: all_reduce(embedding[B,S,D]), then for every layer all_reduce(attention out[B,S,D]) and all_reduce(MLP
@@ -83,14 +130,6 @@ def forward(
     return _layers(shape, plan, attention, batch, local_seq, dtype_bytes, min(positions, local_seq), stage)
 
 
-def whole_forward(
-    shape: Shape, plan: Plan, *, batch: int, seq: int, dtype_bytes: int = 4, logit_positions: int | None = None
-) -> tuple[list[Transfer], ...]:
-    """The same for the whole pipeline: one list a stage, of that stage's tp rank 0."""
-    sizes = {"batch": batch, "seq": seq, "dtype_bytes": dtype_bytes, "logit_positions": logit_positions}
-    return tuple(forward(shape, plan, **sizes, stage=stage) for stage in range(plan.pp))
-
-
 def decode_step(
     shape: Shape, plan: Plan, *, batch: int, dtype_bytes: int = 4, stage: int = 0, tp_rank: int = 0
 ) -> list[Transfer]:
@@ -105,102 +144,8 @@ def decode_step(
     return _layers(shape, plan, merge, batch, 1, dtype_bytes, 1, stage)
 
 
-# ------------------------------------------------------------------------------------------------ one layer
-
-
-def ring_attention(
-    shape: Shape, plan: Plan, *, batch: int, seq: int, dtype_bytes: int = 4, tp_rank: int = 0
-) -> list[Transfer]:
-    """One layer's attention over sequences split on cp: T-1 sends of this rank's K and V, passed round the ring.
-
-    k, v[B,S/T,K_tp,H] travel together: 2 * B * S/T * K_tp * H * dtype_bytes a send (a latent cache: its one vector).
-    T chunks of work, T-1 transfers. Causal masks change who works, not what travels. Liu, Zaharia, Abbeel 2023,
-    arXiv 2310.01889.
-    """
-    if plan.cp == 1:
-        return []
-    chunk = batch * -(-seq // plan.cp) * _kv_bytes(shape, plan, dtype_bytes, tp_rank)
-    return [Transfer("send", "cp", chunk)] * (plan.cp - 1)
-
-
-def ulysses(
-    shape: Shape, plan: Plan, *, batch: int, seq: int, dtype_bytes: int = 4, tp_rank: int = 0
-) -> list[Transfer]:
-    """The same attention by heads: all_to_all of q, k and v from [B,S/T,heads,H] to [B,S,heads/T,H], and of out back.
-
-    Where T is above the rank's KV heads, k and v are copied until each rank gets one. Jacobs et al. 2023, arXiv
-    2309.14509. Raises ValueError for more cp ranks than query heads, and for a latent cache.
-    """
-    if plan.cp == 1:
-        return []
-    if shape.mla is not None:
-        raise ValueError(f"{shape.name or 'shape'} keeps a latent cache: it has no K and V heads to exchange")
-    heads = len(per_rank.query_heads(shape, plan.tp)[tp_rank])
-    if plan.cp > heads:
-        raise ValueError(f"cp={plan.cp} is above the {heads} query heads of a rank; degrees that work: 1..{heads}")
-    kv_heads = max(len(per_rank.kv_heads(shape, plan.tp)[tp_rank]), plan.cp)
-    one_head = batch * -(-seq // plan.cp) * shape.head_dim * dtype_bytes
-    return [Transfer("all_to_all", "cp", one_head * count) for count in (heads, kv_heads, kv_heads, heads)]
-
-
-def ulysses_fused(
-    shape: Shape, plan: Plan, *, batch: int, seq: int, dtype_bytes: int = 4, tp_rank: int = 0
-) -> list[Transfer]:
-    """The same bytes in two all_to_alls: q, k and v as one tensor, then out."""
-    parts = ulysses(shape, plan, batch=batch, seq=seq, dtype_bytes=dtype_bytes, tp_rank=tp_rank)
-    if not parts:
-        return []
-    return [Transfer("all_to_all", "cp", sum(one.num_bytes for one in parts[:3])), parts[3]]
-
-
-def merge_attention(shape: Shape, plan: Plan, *, batch: int, dtype_bytes: int = 4, tp_rank: int = 0) -> list[Transfer]:
-    """One layer of a decode step over a cache split on cp: all_gather of each rank's out[B,N_tp,H] and lse[B,N_tp].
-
-    The log-sum-exp is fp32 whatever the rest is, and travels with out. A latent cache gathers latent outputs.
-    """
-    if plan.cp == 1:
-        return []
-    width = shape.head_dim if shape.mla is None else shape.mla.kv_rank
-    heads = len(per_rank.query_heads(shape, plan.tp)[tp_rank])
-    return [Transfer("all_gather", "cp", plan.cp * batch * heads * (width * dtype_bytes + 4))]
-
-
-def sequence_parallel(shape: Shape, plan: Plan, *, batch: int, seq: int, dtype_bytes: int = 4) -> list[Transfer]:
-    """One layer of Megatron's sequence parallelism on the tp axis: all_gather(x[B,S,D]) before attention and before
-    the MLP, reduce_scatter(out[B,S,D]) after each. As many bytes as the two all_reduces that they stand for.
-
-    S is padded to a multiple of T. Korthikanti et al. 2022, arXiv 2205.05198.
-    """
-    if plan.tp == 1:
-        return []
-    whole = batch * plan.tp * -(-seq // plan.tp) * shape.d_model * dtype_bytes
-    return [Transfer("all_gather", "tp", whole), Transfer("reduce_scatter", "tp", whole)] * 2
-
-
-def expert_exchange(shape: Shape, plan: Plan, *, tokens: int, dtype_bytes: int = 4) -> list[Transfer]:
-    """One layer of experts over tokens[n,D]; which ranks hold which experts is in per_rank.expert_ranks.
-
-    ep up to tp: the ranks of an ep group see the same tokens. Each works for its own experts, and one all_reduce over
-    tp sums what all made of them; nothing is dispatched.
-    ep above tp: all_to_all(dispatch), all_to_all(combine). Each of the tp ranks, which hold the same tokens, sends
-    ceil(n/tp) of them, each k times, once to each of its experts: an input of ceil(n/tp) * k * D * dtype_bytes. Of it
-    (T-1)/T leaves the rank (wire_bytes), exactly where every rank gets as many copies, in expectation elsewhere;
-    num_bytes is the whole input and always an integer. Then tp's ranks gather their shares, or all_reduce them
-    together with the shared experts' partial sums.
-    Not counted: the counts that travel before ragged splits. Copies for one rank are not sent once for all of them.
-    """
-    hidden = tokens * shape.d_model * dtype_bytes
-    reduce = [Transfer("all_reduce", "tp", hidden)] if plan.tp > 1 else []
-    if plan.ep <= plan.tp or shape.moe is None:
-        return reduce
-    own = -(-tokens // plan.tp)
-    copies = Transfer("all_to_all", "ep", own * shape.moe.experts_per_token * shape.d_model * dtype_bytes)
-    gather = [Transfer("all_gather", "tp", plan.tp * own * shape.d_model * dtype_bytes)] if plan.tp > 1 else []
-    return [copies, copies, *(reduce if shape.moe.num_shared else gather)]
-
-
 def _check(
-    shape: Shape, plan: Plan, batch: int, seq: int, dtype_bytes: int, logit_positions: int | None, stage: int
+    shape: Shape, plan: Plan, batch: int, seq: int, dtype_bytes: int, logit_positions: int | None, stage: int = 0
 ) -> int:
     """The number of positions whose logits are wanted, or ValueError naming what is wrong."""
     positions = seq if logit_positions is None else logit_positions
@@ -240,8 +185,3 @@ def _layers(
         return [*sent, Transfer("send", "pp", size)]
     columns = plan.tp * -(-shape.vocab_size // plan.tp)
     return sent + ([Transfer("all_gather", "tp", batch * positions * columns * dtype_bytes)] if plan.tp > 1 else [])
-
-
-def _kv_bytes(shape: Shape, plan: Plan, dtype_bytes: int, tp_rank: int) -> int:
-    """Bytes of K and V of one token in one layer on this rank."""
-    return per_rank.kv_bytes_per_token(shape, plan.tp, dtype_bytes)[tp_rank] // shape.num_layers

@@ -32,6 +32,13 @@ class Weights:
         return stored.matrix_bytes(self.matrices) + stored.kept_bytes(self.kept)
 
 
+def check_plan(shape: Shape, plan: Plan) -> None:
+    """Raises ValueError, naming the value, the degree and those that work, where a plan cannot share this model."""
+    check_tp(shape, plan.tp)
+    stages(shape, plan.pp)
+    expert_ranks(shape, plan)
+
+
 def query_heads(shape: Shape, tp: int) -> tuple[range, ...]:
     """The query heads of each rank. 9 over 4 ranks: 3, 2, 2, 2."""
     check_tp(shape, tp)

@@ -7,8 +7,27 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 Matrix = list[list[float]]
+
+
+@dataclass(frozen=True)
+class Route:
+    """Who sent how much to whom, for a transfer whose op alone does not say.
+
+    algorithm: what carried it (collectives.ALGORITHMS); None is the op's first. peer: the rank of the axis that a send
+    went to, or that a broadcast came from. splits: the bytes that this rank had for each rank of the axis, itself
+    included, where they are uneven. wire: False where no socket sees it (memory that ranks share, a GPU's links).
+    """
+
+    algorithm: str | None = None
+    peer: int | None = None
+    splits: tuple[int, ...] | None = None
+    wire: bool = True
+
+
+NO_WIRE = Route(wire=False)
 
 
 def fill(matrix: Matrix, op: str, algorithm: str, size: float, parts: Sequence[float], way: int, src: int) -> None:

@@ -1,0 +1,60 @@
+"""The conformance lattice: any plan, any family. Tokens are the reference's, comm's record is the ledger's list on
+every rank, and the wire carried those bytes.
+
+CI draws a sample by SHARDLAB_LATTICE=<seed> (0 by default); SHARDLAB_LATTICE=all, which `make lattice` sets, runs every
+legal point.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+
+import pytest
+import torch
+
+from shardlab import Ranks
+from shardlab.model.load import read_model_config
+from shardlab.theory import ledger
+from shardlab.theory.degrees import coordinates
+from shardlab.theory.ledger import Transfer
+from shardlab.theory.split import even_split
+from shardlab.theory.transformer import Shape
+from tests.lattice.conftest import NEW_TOKENS, PROMPT
+from tests.lattice.points import Point, legal, sample
+from tests.lattice.programs import Answer, answer
+from tests.model.tiny import Reference
+
+DRAWN = os.environ.get("SHARDLAB_LATTICE", "0")
+POINTS = legal() if DRAWN == "all" else sample(int(DRAWN), legal())
+
+
+@pytest.mark.parametrize("point", POINTS, ids=str)
+def test_a_point(point: Point, pool: Callable[[int], Ranks], reference: Callable[[str], Reference]) -> None:
+    wanted, ranks = reference(point.family), pool(point.plan.world_size)
+    answers = ranks.run(answer, wanted.folder, wanted.token_ids[: point.rows], NEW_TOKENS, plan=point.plan)
+    assert_answers(point, answers, wanted)
+    assert_record(point, ranks.transfers, read_model_config(wanted.folder).shape)
+
+
+def assert_answers(point: Point, answers: list[Answer], wanted: Reference) -> None:
+    """Every rank has its replica's tokens, and the last stage the logits that transformers has."""
+    for rank, said in enumerate(answers):
+        place = coordinates(rank, point.plan)
+        rows = even_split(point.rows, point.plan.dp)[place["dp"]]
+        own = slice(rows.start, rows.stop)
+        assert torch.equal(said.tokens, wanted.greedy[own]), f"tokens of rank {rank}"
+        if rows and place["pp"] == point.plan.pp - 1:
+            assert said.logits is not None, f"logits of rank {rank}"
+            torch.testing.assert_close(said.logits, wanted.logits[own], atol=1e-5, rtol=1e-4)
+        else:
+            assert said.logits is None, f"logits of rank {rank}"
+
+
+def assert_record(point: Point, transfers: list[list[Transfer]], shape: Shape) -> None:
+    """comm's record of the forward and the generation is the ledger's list, on every rank."""
+    sizes = {"batch": point.rows, "new_tokens": NEW_TOKENS}
+    for rank, recorded in enumerate(transfers):
+        forward = ledger.of_rank(shape, point.plan, rank, batch=point.rows, seq=PROMPT)
+        spoken = ledger.generation(shape, point.plan, rank, prompt=PROMPT, **sizes)
+        assert recorded == forward + spoken, f"record of rank {rank}"
