@@ -4,7 +4,7 @@ But a byte must be undone as fast as it arrives: 3 TB/s are 6e12 weights/s, for 
 instructions each. With one row a weight takes 2 and a share of the rest, 3.0 to 3.5 in all: a mask that leaves the
 nibble's bits where they are (int4.tiny_float) and a multiply-add. The scale comes in once for 8 weights, the minimum
 as minimum * sum(x). More rows go to the tensor cores, at about 5. Where N gives too few programs they share K
-(split_k.py), which pays most for one row: Hoque et al. 2024, arXiv 2402.00025.
+(split_k.py), which helps most for one row: Hoque et al. 2024, arXiv 2402.00025.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""One word for one thing: the words that the book and the code do without, and the files in which they still are."""
+"""One word for one thing: the words that the book and the code do without."""
 
 from __future__ import annotations
 
@@ -35,15 +35,6 @@ QUOTED = (
 # In these rooms "kernel" is never a Triton kernel: say notebook, operating system, Linux kernel.
 NO_KERNELS = ("README.md", "src/shardlab/measure", "src/shardlab/topology", "src/shardlab/launch")
 
-# Still to do, in files that are being worked on elsewhere. A file that is clean is taken off this list.
-TO_DO = {
-    *(f"kernels/shardlab_kernels/{name}.py" for name in ("int4_gemv", "matmul", "skinny")),
-    "src/shardlab/comm/recorder.py",
-    *(f"src/shardlab/launch/{name}.py" for name in ("boot", "client", "pool", "server", "wire")),
-    "src/shardlab/model/tokenizer.py",
-    "src/shardlab/programs/generate.py",
-}
-
 
 def files() -> list[Path]:
     found = [ROOT / "README.md", ROOT / "Makefile", *(ROOT / "book").glob("*.md"), *(ROOT / "labs").glob("*.ipynb")]
@@ -77,12 +68,7 @@ def found_in(path: Path) -> list[str]:
 
 @pytest.mark.parametrize("path", files(), ids=lambda path: path.relative_to(ROOT).as_posix())
 def test_no_word_that_has_a_better_one(path: Path) -> None:
-    if path.relative_to(ROOT).as_posix() not in TO_DO:
-        assert found_in(path) == []
-
-
-def test_what_is_still_to_do_is_still_there() -> None:
-    assert {name for name in TO_DO if not (ROOT / name).exists()} == set()
+    assert found_in(path) == []
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Who sent how many bytes to whom: the kernel's own counters of the ranks' sockets.
+"""Who sent how many bytes to whom: the operating system's own counters of the ranks' sockets.
 
 Every TCP socket carries a count of the bytes it has sent (TCP_INFO). Linux hands the counts of all
 sockets to any user through sock_diag, and /proc/PID/fd says which process holds which socket. A snapshot
@@ -36,7 +36,7 @@ _LISTEN = 10  # TCP_LISTEN in include/net/tcp_states.h: no peer, no bytes
 
 
 class WireUnavailable(RuntimeError):
-    """The kernel's socket counters cannot be read here. The message says why, in one line."""
+    """The operating system's socket counters cannot be read here. The message says why, in one line."""
 
 
 @dataclass(frozen=True)
@@ -126,7 +126,7 @@ def available() -> tuple[bool, str]:
     except OSError as error:
         return False, f"no TCP on loopback ({error.strerror or error})"
     if pair not in after.sent[0] or pair not in before.sent[0]:
-        return False, "the kernel lists no sockets of ours (another network namespace, or a sandbox)"
+        return False, "the operating system lists no sockets of ours (another network namespace, or a sandbox)"
     counted = after.sent[0][pair] - before.sent[0][pair]
     if counted != num_bytes:
         return False, f"the counters are wrong here: {num_bytes} bytes sent, {counted} counted"
@@ -165,7 +165,7 @@ def _bytes_sent(info: dict[str, Any]) -> tuple[int, bool]:
         return info["tcpi_bytes_sent"] - info.get("tcpi_bytes_retrans", 0), waiting
     if "tcpi_bytes_acked" in info:  # lags by a delayed acknowledgement, up to 40 ms
         return info["tcpi_bytes_acked"], waiting or bool(info.get("tcpi_unacked"))
-    raise WireUnavailable("this kernel keeps no byte count per socket (TCP_INFO without tcpi_bytes_acked)")
+    raise WireUnavailable("this Linux kernel keeps no byte count per socket (TCP_INFO without tcpi_bytes_acked)")
 
 
 def _socket_inodes(pid: int) -> list[int]:
@@ -207,7 +207,7 @@ def _dump_here() -> list[Any]:
             for family in (socket.AF_INET, socket.AF_INET6):
                 messages += diag.get_sock_stats(family=family, extensions=1 << (_INET_DIAG_INFO - 1))
     except (OSError, NetlinkError, NotImplementedError) as error:
-        raise WireUnavailable(f"the kernel refuses socket diagnostics here ({error})") from error
+        raise WireUnavailable(f"the operating system refuses socket diagnostics here ({error})") from error
     return messages
 
 

@@ -81,8 +81,8 @@ def generation(
     if rows == 0:
         return []
     step = decode_step(shape, plan, batch=rows, dtype_bytes=dtype_bytes, **where)
-    told = Transfer("broadcast", "pp", rows * TOKEN_BYTES, route=Route(peer=plan.pp - 1))
-    chosen = [told] if plan.pp > 1 else []
+    back = Transfer("broadcast", "pp", rows * TOKEN_BYTES, route=Route(peer=plan.pp - 1))
+    chosen = [back] if plan.pp > 1 else []
     return sent + chosen + (step + chosen) * (new_tokens - 1)
 
 
