@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from shardlab.cli.generate import _echoed
+from shardlab.cli.generate import COLLECTIVES, _echoed
+from shardlab.launch import carried
 
 
 def test_text_appears_while_the_writer_still_writes(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -22,7 +23,7 @@ def test_text_appears_while_the_writer_still_writes(monkeypatch: pytest.MonkeyPa
         with open(pipe, "a", encoding="utf-8") as rank:
             rank.write("Pär")
             rank.flush()
-            deadline = time.monotonic() + 10
+            deadline = time.monotonic() + 250
             while written.getvalue() != "Pär".encode() and time.monotonic() < deadline:
                 time.sleep(0.01)
             assert written.getvalue() == "Pär".encode()  # before the pipe is closed
@@ -36,6 +37,10 @@ def test_nobody_writes_and_nothing_hangs(monkeypatch: pytest.MonkeyPatch) -> Non
     with pytest.raises(RuntimeError, match="a rank died"):
         with _echoed():
             raise RuntimeError("a rank died")
+
+
+def test_the_names_here_are_those_that_there_are() -> None:
+    assert set(COLLECTIVES) == {"backend", *carried.NAMES}
 
 
 @pytest.fixture(scope="module")
@@ -69,14 +74,16 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def shardlab(*args: str) -> subprocess.CompletedProcess[str]:
     env = {key: value for key, value in os.environ.items() if key not in ("RANK", "WORLD_SIZE")}
     command = [sys.executable, "-m", "shardlab", *args]
-    return subprocess.run(command, capture_output=True, text=True, timeout=110, env=env, check=False)
+    return subprocess.run(command, capture_output=True, text=True, timeout=280, env=env, check=False)
 
 
 @pytest.mark.ranks
 @pytest.mark.slow
 def test_the_answer_is_the_same_under_every_plan(tiny_model: Path) -> None:
     answers = set()
-    for plan, num_ranks in (((), 1), (("--tp", "3"), 3), (("--pp", "2"), 2), (("--dp", "2", "--tp", "2"), 4)):
+    in_memory = ("--dp", "2", "--tp", "2", "--collectives", "cheapest")
+    plans = ((), 1), (("--tp", "3"), 3), (("--pp", "2"), 2), (("--dp", "2", "--tp", "2"), 4), (in_memory, 4)
+    for plan, num_ranks in plans:
         given = ("generate", "what is the capital", "--model", str(tiny_model), "--max-tokens", "9")
         done = shardlab(*given, *plan)
         assert done.returncode == 0, done.stderr

@@ -6,7 +6,6 @@ import json
 import os
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -45,6 +44,7 @@ def said(done: subprocess.CompletedProcess[str]) -> str:
             "Invalid value for '--max-tokens': '-3' is not an integer of 1 or more",
         ),
         (["generate", "--int4", "--model", ".", "hi"], "--int4 with --model .: safetensors hold no 4-bit blocks"),
+        (["generate", "--collectives", "gloo", "hi"], "--collectives gloo; allowed: backend, cheapest, shared_memory"),
         (["generate", "  "], "the prompt is empty"),
         (["generate"], "prompt"),
         (["run", "tensor.nothing"], "unknown program 'tensor.nothing'; the programs are:\n"),
@@ -78,11 +78,9 @@ def imported(done: subprocess.CompletedProcess[str]) -> set[str]:
 
 
 def test_help_loads_nothing_heavy_either() -> None:
-    started = time.monotonic()
     done = shardlab("--help")
     assert done.returncode == 0 and "generate" in done.stdout
     assert not {"torch", "numpy", "transformers", "matplotlib", "pyroute2"} & imported(done)
-    assert time.monotonic() - started < 10  # 0.15 s when nothing else runs
     assert "torch" in imported(
         subprocess.run(
             [sys.executable, "-X", "importtime", "-c", "import torch"],

@@ -113,7 +113,7 @@ def test_ends_with_the_table_and_the_page_to_open(book: tuple[Path, str]) -> Non
 
 def test_every_page_is_there(book: tuple[Path, str]) -> None:
     pages, _ = book
-    for name in ("index", "notation", "hardware", "kernels", "ledger", "bibliography"):
+    for name in ("index", "notation", "hardware", "kernels", "ledger", "bibliography", "architecture"):
         assert (pages / "book" / f"{name}.html").is_file()
     assert (pages / "labs" / "00_scratch.html").is_file()
 

@@ -16,7 +16,7 @@ INSTEAD = {
     r"bills?": "CommTime, or what it is the sum of",
     r"pays": "helps, takes, costs",
     r"told": "is given, reads, is known by",
-    r"sleeping|asleep": "inactive",
+    r"sleeping(?=[ _](experts?|weights?))": "inactive",
     r"mend(s|ed)?": "fix",
     r"faint(s|ed)?": "fail",
     r"gpu_id|mp_size|nproc": "rank, world_size, tp.size",
@@ -33,18 +33,15 @@ QUOTED = (
     "{n_fmt}",  # tqdm
 )
 # In these rooms "kernel" is never a Triton kernel: say notebook, operating system, Linux kernel.
-NO_KERNELS = ("README.md", "src/shardlab/measure", "src/shardlab/topology", "src/shardlab/launch", "src/shardlab/comm")
+NO_KERNELS = ("README.md", "src/shardlab/measure", "src/shardlab/topology", "src/shardlab/launch")
 
 # Still to do, in files that are being worked on elsewhere. A file that is clean is taken off this list.
 TO_DO = {
     *(f"kernels/shardlab_kernels/{name}.py" for name in ("int4_gemv", "matmul", "skinny")),
-    "src/shardlab/algorithms/choose.py",
     "src/shardlab/comm/recorder.py",
-    *(f"src/shardlab/launch/{name}.py" for name in ("boot", "client", "observe", "pool", "server", "wire")),
-    *(f"src/shardlab/model/{name}.py" for name in ("decoder", "generate", "tokenizer")),
-    "src/shardlab/ops/dispatch.py",
+    *(f"src/shardlab/launch/{name}.py" for name in ("boot", "client", "pool", "server", "wire")),
+    "src/shardlab/model/tokenizer.py",
     "src/shardlab/programs/generate.py",
-    "src/shardlab/sweep/driver.py",
 }
 
 
@@ -90,7 +87,17 @@ def test_what_is_still_to_do_is_still_there() -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["the bill", "AllReduceBill", "all_reduce_bills", "it pays.", "is told", "n_heads", "nproc", "_asleep", "Mend it"],
+    [
+        "the bill",
+        "AllReduceBill",
+        "all_reduce_bills",
+        "it pays.",
+        "is told",
+        "n_heads",
+        "nproc",
+        "_sleeping_weights",
+        "Mend it",
+    ],
 )
 def test_the_search_finds_a_word(text: str) -> None:
     assert list(banned(text))

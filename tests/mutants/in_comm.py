@@ -6,6 +6,7 @@ from tests.mutants.mutant import Mutant
 
 COMM = "tests/comm/test_comm.py::"
 EXACT = f"{COMM}test_exactly_what_it_says"
+POINT = "tests/lattice/test_conformance.py::test_a_point"
 
 MUTANTS = [
     Mutant(
@@ -25,8 +26,8 @@ MUTANTS = [
     Mutant(
         "gathered_from_the_last_rank_on",
         "comm/calls.py",
-        "gathered.view(axis.size, *local.shape).unbind(0)",
-        "gathered.view(axis.size, *local.shape).flip(0).unbind(0)",
+        "torch.cat(gathered.view(axis.size, *local.shape).unbind(0), dim=dim)",
+        "torch.cat(gathered.view(axis.size, *local.shape).flip(0).unbind(0), dim=dim)",
         (f"{EXACT}[all_gather_last-3]",),
     ),
     Mutant(
@@ -44,11 +45,19 @@ MUTANTS = [
         (f"{EXACT}[reduce_scatter-3]",),
     ),
     Mutant(
-        "a_broadcast_from_the_global_rank",
+        "a_broadcast_from_the_first_rank",
         "comm/collectives.py",
         "dist.broadcast(tensor, src=axis.ranks[src], group=axis.group)",
         "dist.broadcast(tensor, src=axis.ranks[0], group=axis.group)",
         (f"{EXACT}[broadcast_from_the_last-3]",),
+    ),
+    Mutant(
+        "a_broadcast_from_the_global_rank",
+        "comm/collectives.py",
+        "dist.broadcast(tensor, src=axis.ranks[src], group=axis.group)",
+        "dist.broadcast(tensor, src=src, group=axis.group)",
+        (f"{POINT}[llama-gqa on dp2 pp2]",),
+        elsewhere=True,
     ),
     Mutant(
         "concatenated_along_the_split_dim",
@@ -56,14 +65,6 @@ MUTANTS = [
         "return torch.cat(received.unbind(0), dim=concat_dim)",
         "return torch.cat(received.unbind(0), dim=split_dim)",
         (f"{EXACT}[all_to_all-3]",),
-    ),
-    Mutant(
-        "a_source_taken_for_a_global_rank",
-        "comm/collectives.py",
-        "dist.broadcast(tensor, src=axis.ranks[src], group=axis.group)",
-        "dist.broadcast(tensor, src=src, group=axis.group)",
-        (f"{COMM}test_a_source_is_a_rank_of_the_axis",),
-        elsewhere=True,
     ),
     Mutant(
         "a_receive_is_counted_too",
@@ -94,6 +95,20 @@ MUTANTS = [
         "line = tuple(range(plan.world_size))",
         ("tests/wire/test_run.py::test_messages_are_counted_with_their_framing",),
         elsewhere=True,
+    ),
+    Mutant(
+        "a_send_to_the_global_rank",
+        "comm/point_to_point.py",
+        "dist.send(tensor, dst=axis.ranks[dst], group=axis.group)",
+        "dist.send(tensor, dst=axis.ranks[0] + dst, group=axis.group)",
+        (f"{POINT}[llama-gqa on pp2 tp2]",),
+    ),
+    Mutant(
+        "a_broadcast_is_recorded_as_from_rank_0",
+        "comm/collectives.py",
+        "carrier=carrier, route=route_of_peer(src))",
+        "carrier=carrier, route=route_of_peer(0))",
+        (f"{POINT}[llama-gqa on pp2]",),
     ),
     Mutant(
         "an_axis_begins_at_rank_0",
