@@ -22,7 +22,7 @@ OPTIONAL = {("shardlab.model.load", "shardlab.model.checkpoint.gguf")}
 MOST_LINES = 250
 
 # Longer than that today: split them, and take them off.
-LONG = {"shardlab.launch.pool": 260, "shardlab_kernels.bench.run": 268}
+LONG = {"shardlab_kernels.bench.run": 268}
 
 
 def test_no_import_of_our_own_is_hidden_in_a_function() -> None:

@@ -75,6 +75,28 @@ MUTANTS = [
         elsewhere=True,
     ),
     Mutant(
+        "the_axis_wraps_around",
+        "comm/calls.py",
+        "if rank != axis.rank and 0 <= rank < axis.size:",
+        "if rank != axis.rank and rank < axis.size:",
+        ("tests/comm/test_posted.py::test_a_rank_off_the_axis_or_oneself_is_refused",),
+    ),
+    Mutant(
+        "what_is_never_waited_for_is_let_go",
+        "comm/recorder.py",
+        "        if self.open:",
+        "        if not self.open:",
+        ("tests/comm/test_posted.py::test_what_is_never_waited_for_is_an_error_that_names_it",),
+    ),
+    Mutant(
+        "every_axis_is_the_whole_pool",
+        "launch/recorded.py",
+        "line = axis_ranks(rank, plan, axis)",
+        "line = tuple(range(plan.world_size))",
+        ("tests/wire/test_run.py::test_messages_are_counted_with_their_framing",),
+        elsewhere=True,
+    ),
+    Mutant(
         "a_send_to_the_global_rank",
         "comm/point_to_point.py",
         "dist.send(tensor, dst=axis.ranks[dst], group=axis.group)",

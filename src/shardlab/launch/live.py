@@ -7,7 +7,8 @@ import shutil
 import socket
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 from shardlab.comm.table import Row, Table
 from shardlab.launch import frames, pickles
@@ -22,6 +23,7 @@ from shardlab.theory.degrees import Plan
 
 _KILL_S = 2.0
 _STOP_S = 1.0
+_LARGE_CALL = 1 << 20  # bytes; above it the call is written to a file once, rather than to every rank's socket
 _MOST_OUTPUT = 1 << 20  # bytes of a rank's output that are printed after one run
 
 
@@ -66,6 +68,25 @@ class Live:
 
     def gather(self, active: Sequence[int] | None = None) -> Gather:
         return Gather(self.control, self.ranks, range(self.world_size) if active is None else active, self.pids)
+
+    @contextmanager
+    def asked(self, run: int, plan: Plan, check: bool, call: bytes | None, active: Sequence[int]) -> Iterator[Gather]:
+        """Have the ranks in `active` run `call`: whose replies to gather. Afterwards what they printed is shown."""
+        where: bytes | str | None = call
+        if call is not None and len(call) > _LARGE_CALL:
+            where = os.path.join(self.folder, f"call{run}")
+            with open(where, "wb") as file:
+                file.write(call)
+        request = frames.frame(pickles.dumps(("run", run, plan, check, where)))
+        for rank in active:
+            self.ranks[rank].put(request)
+            self.ranks[rank].write()
+        try:
+            yield self.gather(active)
+        finally:
+            self.print_output()
+            if isinstance(where, str):
+                os.unlink(where)
 
     @property
     def healthy(self) -> bool:

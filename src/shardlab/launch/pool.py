@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from shardlab.comm.recorder import Empty
-from shardlab.launch import carried, frames, pickles, report
+from shardlab.launch import carried, pickles, report
 from shardlab.launch import wire as counters
 from shardlab.launch.client import server
 from shardlab.launch.errors import LaunchError
@@ -23,8 +22,6 @@ from shardlab.theory.ledger import Transfer
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
-
-_LARGE_CALL = 1 << 20  # bytes; above it the call is written to a file once, rather than to every rank's socket
 
 
 class Ranks:
@@ -146,22 +143,9 @@ class Ranks:
         """
         self._num_runs += 1
         run, active = self._num_runs, range(self.world_size if call is None else plan.world_size)
-        where: bytes | str | None = call
-        if call is not None and len(call) > _LARGE_CALL:
-            where = os.path.join(live.folder, f"call{run}")
-            with open(where, "wb") as file:
-                file.write(call)
-        request = frames.frame(pickles.dumps(("run", run, plan, check, where)))
-        for rank in active:
-            live.ranks[rank].put(request)
-            live.ranks[rank].write()
-        gather, started = live.gather(active), time.monotonic()
-        try:
+        started = time.monotonic()
+        with live.asked(run, plan, check, call, active) as gather:
             good = gather.wait(deadline, lambda done: report.left_early(live.rows(run, plan.world_size), done))
-        finally:
-            live.print_output()
-            if isinstance(where, str):
-                os.unlink(where)
         rows = live.rows(run, plan.world_size)
         if gather.failures:
             raise report.failed(gather.failures.values(), gather.details, rows)
