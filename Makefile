@@ -9,6 +9,7 @@
 #   make bench   measure what the project promises (book/benchmarks.md)
 #   make lattice every legal plan of every family: tokens, the ledger's list, bytes (CI runs a sample)
 #   make mutants every seeded mistake: the tests that have to notice it do (CI runs a few)
+#   make gpu     on a machine with a GPU: check and time all kernels, whole-model decode, the tests that need one
 #   make lock    resolve requirements.in again and write requirements.lock
 #   make clean   remove what was built; `make distclean` removes the environment too
 
@@ -31,7 +32,7 @@ part = @echo "==> $(1)"; mkdir -p build; start=`date +%s`; $(2); status=$$?; \
 export PYRIGHT_PYTHON_GLOBAL_NODE := off
 export PYRIGHT_PYTHON_IGNORE_WARNINGS := 1
 
-.PHONY: help book test quick labs lint lab bench lock clean distclean clock
+.PHONY: help book test quick labs lint lab bench gpu lock clean distclean clock
 .NOTPARALLEL:
 .DEFAULT_GOAL := help
 
@@ -91,6 +92,9 @@ lab: $(STAMP)
 
 bench: $(STAMP)
 	@$(BIN)/python -m benchmarks
+
+gpu: $(STAMP)
+	@$(BIN)/python -m benchmarks.gpu
 
 # A fresh environment decides, so that nothing that was once installed by hand stays in the lock. No local version
 # (+cpu) and none of the CUDA libraries, which torch itself asks for by exact version: one lock serves CPU and CUDA.

@@ -6,11 +6,11 @@ import torch
 
 from shardlab.theory.split import even_split
 
-DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.int64)
+DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16, torch.int64, torch.int32, torch.uint8)
 
 
 def whole_numbers(rank: int, shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
-    """A different tensor of small whole numbers for each rank: eight of them add up exactly in every dtype."""
+    """A different tensor of small whole numbers for each rank: 28 of them add up exactly in every dtype."""
     return torch.randint(-9, 10, shape, generator=torch.Generator().manual_seed(rank + 1)).to(dtype)
 
 

@@ -117,9 +117,10 @@ def test_nothing_is_on_the_wire_not_even_when_it_grows(ranks: Ranks, name: str) 
 
 
 def in_place(mesh: Mesh) -> tuple[bool, bool]:
-    mine, other = torch.full((5,), 1.0 + mesh.rank), torch.full((1 << 18,), 1.0 + mesh.rank)
-    small, big = comm.all_reduce(mine, mesh["tp"]), comm.all_reduce(other, mesh["tp"])  # one_shot, two_shot
-    return small is mine and bool((mine == 10).all()), big is other and bool((other == 10).all())
+    base = torch.arange((1 << 18) + 1) % 1021  # above 512 KiB, and four ranks do not divide it: two_shot, uneven parts
+    mine, other = torch.full((5,), 1.0 + mesh.rank), base + 1.0 + mesh.rank
+    small, big = comm.all_reduce(mine, mesh["tp"]), comm.all_reduce(other, mesh["tp"])
+    return small is mine and bool((mine == 10).all()), big is other and torch.equal(other, 4 * base + 10.0)
 
 
 def test_a_sum_is_written_over_its_partial_as_by_the_backend(ranks: Ranks) -> None:

@@ -34,8 +34,8 @@ def wrong_ones(mesh: Mesh, shapes: list[tuple[int, ...]], dtypes: tuple[torch.dt
             for one in IMPLEMENTATIONS:
                 mine = inputs[tp.rank].clone()
                 result = call(one, mine, tp, shared, src)
-                if not torch.equal(result, expected(one.op, inputs, tp.rank, src)):
-                    wrong.append(f"{one}: {shape} {dtype}")
+                if result.dtype != dtype or not torch.equal(result, expected(one.op, inputs, tp.rank, src)):
+                    wrong.append(f"{one}: {shape} {dtype} -> {result.dtype}")
                 result += 1  # it is the caller's: nobody else's tensor changes with it
                 if not torch.equal(mine, inputs[tp.rank]):
                     wrong.append(f"{one}: {shape} {dtype} wrote over its input")
@@ -47,9 +47,10 @@ def test_exact(ranks: Ranks, degree: int) -> None:
     assert ranks.run(wrong_ones, SHAPES, DTYPES, plan=Plan(tp=degree)) == [[]] * degree
 
 
-def test_exact_on_eight_ranks() -> None:
-    with Ranks(8) as eight:
-        assert eight.run(wrong_ones, [(0,), (7,), (1009, 2)], (torch.float64, torch.bfloat16)) == [[]] * 8
+@pytest.mark.parametrize("degree", [8, 13])
+def test_exact_on_many_ranks(degree: int) -> None:
+    with Ranks(degree, timeout_s=110) as many:
+        assert many.run(wrong_ones, [(0,), (7,), (1009, 2)], (torch.float64, torch.bfloat16)) == [[]] * degree
 
 
 def sums(mesh: Mesh, length: int, dtype: torch.dtype) -> list[str]:

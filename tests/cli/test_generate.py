@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from shardlab.cli.generate import _echoed
+from shardlab.cli.generate import COLLECTIVES, _echoed
+from shardlab.launch import carried
 
 
 def test_text_appears_while_the_writer_still_writes(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -36,6 +37,10 @@ def test_nobody_writes_and_nothing_hangs(monkeypatch: pytest.MonkeyPatch) -> Non
     with pytest.raises(RuntimeError, match="a rank died"):
         with _echoed():
             raise RuntimeError("a rank died")
+
+
+def test_the_names_here_are_those_that_there_are() -> None:
+    assert set(COLLECTIVES) == {"backend", *carried.NAMES}
 
 
 @pytest.fixture(scope="module")
@@ -76,7 +81,9 @@ def shardlab(*args: str) -> subprocess.CompletedProcess[str]:
 @pytest.mark.slow
 def test_the_answer_is_the_same_under_every_plan(tiny_model: Path) -> None:
     answers = set()
-    for plan, num_ranks in (((), 1), (("--tp", "3"), 3), (("--pp", "2"), 2), (("--dp", "2", "--tp", "2"), 4)):
+    in_memory = ("--dp", "2", "--tp", "2", "--collectives", "cheapest")
+    plans = ((), 1), (("--tp", "3"), 3), (("--pp", "2"), 2), (("--dp", "2", "--tp", "2"), 4), (in_memory, 4)
+    for plan, num_ranks in plans:
         given = ("generate", "what is the capital", "--model", str(tiny_model), "--max-tokens", "9")
         done = shardlab(*given, *plan)
         assert done.returncode == 0, done.stderr

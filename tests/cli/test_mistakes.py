@@ -44,6 +44,7 @@ def said(done: subprocess.CompletedProcess[str]) -> str:
             "Invalid value for '--max-tokens': '-3' is not an integer of 1 or more",
         ),
         (["generate", "--int4", "--model", ".", "hi"], "--int4 with --model .: safetensors hold no 4-bit blocks"),
+        (["generate", "--collectives", "gloo", "hi"], "--collectives gloo; allowed: backend, cheapest, shared_memory"),
         (["generate", "  "], "the prompt is empty"),
         (["generate"], "prompt"),
         (["run", "tensor.nothing"], "unknown program 'tensor.nothing'; the programs are:\n"),

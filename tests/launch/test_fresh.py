@@ -152,6 +152,17 @@ def test_a_reload_of_ours_reaches_the_launch_server(capsys: pytest.CaptureFixtur
         assert "shardlab.launch.frames was reloaded" in capsys.readouterr().out
 
 
+def test_code_that_autoreload_puts_in_place_is_seen_by_the_file(module: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import edited_by_hand  # pyright: ignore[reportMissingImports]
+
+    watched = Modules()
+    module.write_text("def answer(mesh):\n    return 'the new one'\n")
+    os.utime(module, (2e9, 2e9))
+    assert watched.reloaded() == [], "an edit alone changes nothing here"
+    monkeypatch.setitem(sys.modules, "IPython.extensions.autoreload", edited_by_hand)
+    assert watched.reloaded() == ["edited_by_hand"]
+
+
 def test_what_is_installed_is_not_watched() -> None:
     watched = Modules()._specs
     assert "shardlab.launch.pool" in watched

@@ -87,3 +87,17 @@ def test_a_budget_ends_after_the_round_that_fills_it(ranks: Ranks, tmp_path: Pat
     assert done == [1, 1]  # one round always; and all ranks stop together
     stats = journal.stats(0)
     assert stats is not None and len(stats.samples_s) == 1
+
+
+@pytest.mark.slow
+def test_sixty_four_ranks_are_exact() -> None:
+    """By what calls each of them a few times at most, so that two cores are done soon."""
+    quick = [one for one in IMPLEMENTATIONS if one.transport == "shared_memory" or one.algorithm == "binomial_tree"]
+    with Ranks(64, timeout_s=110) as many:
+        moved = many.run(counted, quick, fitting_bytes(40_000, 64))
+    for number, one in enumerate(quick):
+        assert (max(per_rank[number] for per_rank in moved) > 0) == (one.transport == "shared_memory"), one
+
+
+def counted(mesh: Mesh, implementations: list[Implementation], num_bytes: int) -> list[int]:
+    return [count(mesh, Cell(one, num_bytes)) for one in implementations]

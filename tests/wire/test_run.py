@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from dataclasses import replace
 
 import numpy as np
@@ -201,7 +200,7 @@ def test_a_run_that_measured_nothing_different_agrees_and_one_byte_in_fifty_does
     sent = [[Transfer("all_reduce", "tp", 1 << 20)]] * 2
     wanted = Recorded(Plan(tp=2), sent)
     exact = np.rint(wanted.payload + wanted.framing).astype(np.int64)
-    empty = [Counter(), Counter()]
+    empty = [{}, {}]
     assert Run([], Plan(tp=2), sent, empty, exact).agrees(within=0)
     off = exact.copy()
     off[0, 1] += (1 << 20) // 50

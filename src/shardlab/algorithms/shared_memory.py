@@ -23,7 +23,7 @@ _LINE = 128  # bytes; a cache line is 64 on most machines, and some fetch them i
 _WORD = 8
 _PAGE = 4096
 _NUM_SPINS = 200
-_NUM_YIELDS = 5  # most ranks are only a turn of the queue away; who is not is waited for asleep
+_NUM_YIELDS = 5  # most ranks are only a turn of the queue away; for who is not, it sleeps
 _MOST_LAYOUTS = 256
 
 

@@ -29,8 +29,8 @@ class Word:
     def __init__(self, address: int) -> None:
         number = _SYS_FUTEX.get(platform.machine()) if sys.platform == "linux" else None
         self._syscall = None if number is None else ctypes.CDLL(None).syscall
-        self._asleep = (ctypes.c_long(number or 0), ctypes.c_void_p(address), ctypes.c_int(_WAIT))
-        self._awake = (*self._asleep[:2], ctypes.c_int(_WAKE), ctypes.c_int(_EVERYBODY))
+        self._to_sleep = (ctypes.c_long(number or 0), ctypes.c_void_p(address), ctypes.c_int(_WAIT))
+        self._to_wake = (*self._to_sleep[:2], ctypes.c_int(_WAKE), ctypes.c_int(_EVERYBODY))
         self._limit = ctypes.byref(_Timespec(0, _LONGEST_NS))
 
     def sleep(self, seen: int) -> None:
@@ -41,9 +41,9 @@ class Word:
         if self._syscall is None:
             time.sleep(_NAP_S)
         else:
-            self._syscall(*self._asleep, ctypes.c_uint32(seen), self._limit)
+            self._syscall(*self._to_sleep, ctypes.c_uint32(seen), self._limit)
 
     def wake(self) -> None:
         """Wake all that sleep."""
         if self._syscall is not None:
-            self._syscall(*self._awake)
+            self._syscall(*self._to_wake)

@@ -46,9 +46,10 @@ IMPLEMENTED = {
     },
 }
 TRANSPORTS = tuple(IMPLEMENTED)
-MOST_RANKS, MOST_ROUNDS = 8, 1000
+MOST_RANKS, MOST_ROUNDS = 64, 1000
 _LARGEST = {"gloo": 64 << 20, "nccl": 1 << 30}
-_RANK_BYTES = 0.3e9  # what a rank takes before it holds a tensor
+_CROWD, _LARGEST_IN_A_CROWD = 8, 1 << 20  # more ranks than this on one CPU: a call of 64 MB would take minutes
+_RANK_BYTES = 40e6  # what a rank takes before it holds a tensor: measured, 26 MB, Triton loaded
 
 _Names = list[str] | None
 
@@ -62,7 +63,8 @@ def sweep(
         int | None, typer.Option("--min", parser=size_bytes, metavar="SIZE", help="Smallest size S (1K).")
     ] = None,
     largest: Annotated[
-        int | None, typer.Option("--max", parser=size_bytes, metavar="SIZE", help="64M on CPUs, 1G on GPUs.")
+        int | None,
+        typer.Option("--max", parser=size_bytes, metavar="SIZE", help="64M on CPUs (1M from 9 ranks on), 1G on GPUs."),
     ] = None,
     step: Annotated[
         int | None, typer.Option(parser=positive, metavar="FACTOR", help="From one size to the next (4).")
@@ -104,7 +106,7 @@ def sweep(
             wanted = [one for one in runnable(pool.backend) if (one.op, one.algorithm, one.transport) in chosen]
             if not wanted:
                 raise Mistake(f"--transport shared_memory: not on {pool.backend}; allowed: backend, send_recv")
-            sizes = _sizes(first, max(first, largest or _LARGEST[pool.backend]), step or 4)
+            sizes = _sizes(first, max(first, largest or _default_largest(max(degrees), pool.backend)), step or 4)
             pool.start()
             try:
                 with progress() as tell:
@@ -181,15 +183,27 @@ def _sizes(smallest: int, largest: int, step: int) -> list[int]:
     return sizes
 
 
+def _default_largest(num_ranks: int, backend: str) -> int:
+    """As large as is usual, as the memory of a CPU's ranks allows, and as the patience of whoever waits for many."""
+    if backend != "gloo":
+        return _LARGEST[backend]
+    usual = _LARGEST[backend] if num_ranks <= _CROWD else _LARGEST_IN_A_CROWD
+    return min(usual, _most_bytes(num_ranks))
+
+
 def _check_room(num_ranks: int, num_bytes: int, option: str) -> None:
-    """A rank holds its tensor, the result, and for a direct algorithm what it gets from every other rank."""
+    """Raises Mistake for a size that the ranks have no memory for."""
+    if num_bytes > _most_bytes(num_ranks):
+        most = bytes_text(_most_bytes(num_ranks))
+        raise Mistake(f"{option} {num_bytes} bytes: {num_ranks} ranks have memory for sizes up to {most} here")
+
+
+def _most_bytes(num_ranks: int) -> int:
+    """The largest size. A rank holds its tensor, the result, and of a direct algorithm what every other rank sends."""
     import psutil
 
-    copies = num_ranks * (num_ranks + 4)
     room = psutil.virtual_memory().available - num_ranks * _RANK_BYTES
-    if copies * num_bytes > room:
-        most = bytes_text(max(room, 0) // copies)
-        raise Mistake(f"{option} {num_bytes} bytes: {num_ranks} ranks have memory for sizes up to {most} here")
+    return int(max(room, 0) // (num_ranks * (num_ranks + 4)))
 
 
 def _check_csv(path: Path) -> None:

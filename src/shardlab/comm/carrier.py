@@ -1,4 +1,4 @@
-"""What may run an axis's collectives in the backend's place: shared memory, a kernel over symmetric memory."""
+"""What may run an axis's collectives in the backend's place: shared memory, a Triton kernel over symmetric memory."""
 
 from __future__ import annotations
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import struct
 import time
 import zlib
 from dataclasses import dataclass, field
@@ -44,6 +43,7 @@ class Entry(NamedTuple):
 
     lane: _Lane
     number: int
+    state_at: int  # where its state is written
     axis: str
     ranks: tuple[int, ...]
     text: bytes
@@ -81,8 +81,7 @@ class Flight(Table):
         lane_axis = f"{axis} (p2p)" if fingerprint.startswith(POINT_TO_POINT) else axis
         lane = self._lanes.get((lane_axis, ranks)) or self._open_lane(lane_axis, ranks)
         lane.number += 1
-        entry = Entry(lane, lane.number, axis, ranks, _fit(fingerprint.encode()), time.monotonic())
-        self._write_record(entry, POSTED if posted else WAITING)
+        entry = self._write_record(lane, axis, ranks, fingerprint.encode(), POSTED if posted else WAITING)
         if not posted:
             self._start_waiting(entry.entered)
         if check:
@@ -188,17 +187,19 @@ class Flight(Table):
 
     # ------------------------------------------------------------------------------------------------- writing
 
-    def _write_record(self, entry: Entry, state: int) -> None:
-        lane, text = entry.lane, entry.text
-        slot = self._slot(lane.offset, entry.number)
-        body = RECORD.pack(0, lane.key, self._run, entry.number, entry.entered, len(text))[4:] + text
+    def _write_record(self, lane: _Lane, axis: str, ranks: tuple[int, ...], text: bytes, state: int) -> Entry:
+        """The next record of the lane."""
+        text, number, now = _fit(text), lane.number, time.monotonic()
+        slot = self._slot(lane.offset, number)
+        body = RECORD.pack(0, lane.key, self._run, number, now, len(text))[4:] + text
         self._table[slot + STATE_AT] = state
-        self._table[slot : slot + 4 + len(body)] = struct.pack("<I", zlib.crc32(body)) + body
-        self._words[lane.offset // 8] = entry.number
+        self._table[slot : slot + 4 + len(body)] = zlib.crc32(body).to_bytes(4, "little") + body
+        self._words[lane.offset // 8] = number
+        return Entry(lane, number, slot + STATE_AT, axis, ranks, text, now)
 
     def _set_state(self, entry: Entry, state: int) -> None:
         if entry.number > entry.lane.number - SLOTS:  # else a later one has its slot
-            self._table[self._slot(entry.lane.offset, entry.number) + STATE_AT] = state
+            self._table[entry.state_at] = state
 
     def _open_lane(self, axis: str, ranks: tuple[int, ...]) -> _Lane:
         if len(self._lanes) == LANES:

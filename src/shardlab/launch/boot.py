@@ -116,6 +116,7 @@ def _join(rank: int, config: dict[str, Any]) -> torch.device:
 def _serve(rank: int, sock: socket.socket, recorder: Recorder, flight: Flight, device: torch.device) -> None:
     meshes: dict[Plan, Mesh] = {}
     state = ProcessState(rank, device)
+    state.reset()
     while (message := frames.receive(sock)) is not None:
         request = pickles.loads(message)
         if request[0] == "stop":
@@ -131,18 +132,18 @@ def _serve(rank: int, sock: socket.socket, recorder: Recorder, flight: Flight, d
                     make_groups(plan)
                 result = None
             else:
-                state.reset()
                 program, args, kwargs = _load_call(call)
                 result = program(meshes[plan], *args, **kwargs)
                 recorder.finish()
             sys.stdout.flush()
             sys.stderr.flush()
-            reply = pickles.dumps(("result", run, result, recorder.transfers, recorder.empty))
+            reply = pickles.dumps(("result", run, result, recorder.transfers, dict(recorder.empty)))
         except BaseException as error:
             reply = pickles.dumps(("error", run, time.monotonic(), *_describe(error)))
             sys.stdout.flush()
             sys.stderr.flush()
         frames.send(sock, reply)
+        state.reset()  # for the next program; nobody waits for it now
 
 
 def _load_call(call: bytes | str) -> Any:

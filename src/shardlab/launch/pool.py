@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import time
-from collections import Counter
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -140,7 +139,7 @@ class Ranks:
 
     def _call(
         self, live: Live, call: bytes | None, plan: Plan, check: bool, deadline: float, limit_s: float
-    ) -> list[tuple[Any, list[Transfer], Counter[Empty]]]:
+    ) -> list[tuple[Any, list[Transfer], dict[Empty, int]]]:
         """Have `call` run on the plan's ranks; None has every rank of the pool make the plan's groups.
 
         Each rank's result, transfers and empty calls.

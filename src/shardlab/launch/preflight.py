@@ -13,8 +13,8 @@ from shardlab.launch.errors import LaunchError
 from shardlab.launch.server import PREFIX
 
 # What a rank takes before its program does anything, beside what all share with the server that forks them. gloo:
-# measured, 5 MB of its own with 4 to 128 ranks (smaps_rollup), 10 once a program has run, 11
-# with collectives="cheapest"; page tables and sockets are the rest. NCCL: a CUDA context, not measured here.
+# measured with 4 to 128 ranks, 5 MB of its own (smaps_rollup), 10 once a program has run, 11 with its collectives in
+# shared memory; page tables and sockets are the rest. NCCL: a CUDA context, not measured here.
 _RANK_BYTES = {"gloo": 16e6, "nccl": 0.3e9}
 _SERVER_BYTES = 0.2e9
 _ROOMY_BYTES = 0.3e9  # a rank that loads Triton and a small model; with less, a line says what there is

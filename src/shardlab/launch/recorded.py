@@ -13,7 +13,7 @@ difference of a whole message shows, in a decode step of 2 KB all_reduces too. W
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
 
 import numpy as np
@@ -36,7 +36,7 @@ class Recorded:
     """T x T matrices of a run: `payload`, `framing`, and `slack`, what one pair may differ by in absolute bytes."""
 
     def __init__(
-        self, plan: Plan, transfers: Sequence[Sequence[Transfer]], empty: Sequence[Counter[Empty]] = ()
+        self, plan: Plan, transfers: Sequence[Sequence[Transfer]], empty: Sequence[Mapping[Empty, int]] = ()
     ) -> None:
         """transfers and empty calls: those of each rank. A rank's own record says what that rank sent, no more."""
         size = plan.world_size

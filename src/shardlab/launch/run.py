@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -23,7 +22,7 @@ class Run:
     results: list[Any]  # of rank 0, rank 1, ...
     plan: Plan
     transfers: list[list[Transfer]]  # of each rank, in order
-    empty: list[Counter[Empty]] = field(repr=False)  # of each rank: calls without payload, barriers for one
+    empty: list[dict[Empty, int]] = field(repr=False)  # of each rank: calls without payload, barriers for one
     wire: NDArray[np.int64] | str = field(repr=False)  # [T, T], or why there is none
 
     @property

@@ -32,7 +32,10 @@ from typing import Any
 
 from shardlab.launch import boot, frames
 
-PRELOAD = ("torch", "torch.distributed", "numpy", "cloudpickle", "shardlab.launch.boot")
+# What every rank uses, loaded once: whatever it would load by itself, it would hold by itself (numpy.random: 4 MB).
+PRELOAD = (
+    "torch", "torch.distributed", "torch.utils._device", "numpy", "numpy.random", "cloudpickle", "shardlab.launch.boot"
+)  # fmt: skip
 PREFIX = "shardlab-"  # of the private folders in the temp folder
 LOCK = "lock"  # held by the server that owns the folder
 _PARENT_CHECK_S = 0.5  # the kernel's end is seen at once by its socket; this is for when a child of it holds that open

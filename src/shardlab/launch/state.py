@@ -21,9 +21,15 @@ class _Setting:
     write: Callable[[Any], Any]
 
 
-def _set_environment(wanted: dict[str, str]) -> None:
-    os.environ.clear()
-    os.environ.update(wanted)
+def _environment() -> dict[bytes, bytes]:
+    # As it is kept, where that can be had: to decode it all would be half of the whole reset.
+    kept = getattr(os.environ, "_data", None)
+    return dict(kept) if kept is not None else dict(os.environb)
+
+
+def _set_environment(wanted: dict[bytes, bytes]) -> None:
+    os.environb.clear()
+    os.environb.update(wanted)
 
 
 def _set_path(wanted: list[str]) -> None:
@@ -46,7 +52,7 @@ _SETTINGS = (
     _Setting(torch.get_float32_matmul_precision, torch.set_float32_matmul_precision),
     _Setting(_folder, os.chdir),
     _Setting(lambda: list(sys.path), _set_path),
-    _Setting(lambda: dict(os.environ), _set_environment),
+    _Setting(_environment, _set_environment),
 )
 
 

@@ -21,11 +21,12 @@ from shardlab_kernels.symmetric_memory import SymmetricMemory
 
 ITEM_BYTES = 4  # fp32
 _SMALL = 1 << 20  # bytes; up to here a call is too short to be estimated from one
+_CROWD = 8  # ranks; of more, on one machine, a call takes long enough
 _MOST_CALLS = 500
 _WARM_FROM = 4  # calls in a sample; a longer one can spare a first call that is not counted
 _TURN_S = 3e-4  # what a turn costs beside its calls: the barrier
 _SHORTEST_S = 5e-4  # of a sample; below, the ranks' different starts would be most of it
-_PERIOD = 1021  # values of an input: 0..1020 and the rank; sums over 8 ranks are exact in fp32
+_PERIOD = 1021  # values of an input: 0..1020 and the rank, so that fp32 adds up to 4,000 ranks exactly (below 2^24)
 
 
 @dataclass(frozen=True)
@@ -169,7 +170,7 @@ def _estimates_s(mesh: Mesh, works: Sequence[Work]) -> list[float]:
     mine = []
     for work in works:
         work(0)  # touches the pages of its results for the first time
-        small = work.cell.num_bytes <= _SMALL
+        small = work.cell.num_bytes <= _SMALL and axis.size <= _CROWD
         mine.append(min(work.seconds(2) for _ in range(2)) if small else work.seconds(1))
     everyone = comm.all_gather(torch.tensor([mine], dtype=torch.float64, device=mesh.device), axis, dim=0)
     return everyone.amax(0).tolist()

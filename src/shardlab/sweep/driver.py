@@ -42,7 +42,7 @@ def sweep(
     default the whole pool. A size is rounded down to whole shares of 4 bytes a rank
     (programs.collectives.fitting_bytes); those that fall together are measured once. Each result is checked to be
     exact before anything is timed. Within a degree all cells are timed in turns, `rounds` times; with `budget_s`
-    (for timing, all degrees together) fewer if the time is up, once at least. on_progress is told what is done in
+    (for timing, all degrees together) fewer if the time is up, once at least. on_progress gets what is done in
     seconds of predicted work, from another thread at times. on_points gets the points of each degree, also when the
     degree was cut short by an interrupt or an error.
     Raises ValueError for what cannot be measured; RankError where a result is wrong, or a rank failed.
