@@ -19,10 +19,10 @@ STAMP  := $(VENV)/.made-from-lock
 PYTHON ?= $(shell command -v python3.11 || command -v python3 || command -v python)
 PIP    := -m pip --disable-pip-version-check -qq
 
-# Tests that start no ranks run side by side (tests/needs.py says which do). A group of tests that share something slow
-# to make stays together: loadgroup.
+# Tests that start no ranks run side by side (tests/needs.py says which do), file by file: the tests of a file may share
+# something slow to make. In the order of the folders, so that no long file is left for the end.
 PYTEST  := $(BIN)/python -m pytest
-TOGETHER := -n 2 --dist loadgroup
+TOGETHER := -n 2 --dist loadfile --no-loadscope-reorder
 # $(call part,NAME,COMMAND): run it, and keep its seconds for the end. `clock` forgets those of the last time.
 SECONDS_OF := build/seconds-of-each-part
 part = @echo "==> $(1)"; mkdir -p build; start=`date +%s`; $(2); status=$$?; \

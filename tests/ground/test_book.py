@@ -21,8 +21,8 @@ from shardlab.theory import hardware
 
 ROOT = Path(__file__).resolve().parents[2]
 
-# One worker has them all, and so one build of the book. Long limits: a build waits for a machine that is busy.
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("book"), pytest.mark.timeout(900)]
+# Long limits: a build waits for a machine that is busy.
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 PATIENCE_S = 300
 
 GOOD = [
