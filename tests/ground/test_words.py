@@ -42,6 +42,7 @@ TO_DO = {
     *(f"src/shardlab/launch/{name}.py" for name in ("boot", "client", "pool", "server", "wire")),
     "src/shardlab/model/tokenizer.py",
     "src/shardlab/programs/generate.py",
+    "src/shardlab/theory/ledger.py",
 }
 
 
