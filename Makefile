@@ -9,6 +9,7 @@
 #   make bench   measure what the project promises (book/benchmarks.md)
 #   make lattice every legal plan of every family: tokens, the ledger's list, bytes (CI runs a sample)
 #   make mutants every seeded mistake: the tests that have to notice it do (CI runs a few)
+#   make gpu     on a machine with a GPU: check and time all kernels, whole-model decode, the tests that need one
 #   make lock    resolve requirements.in again and write requirements.lock
 #   make clean   remove what was built; `make distclean` removes the environment too
 
@@ -18,10 +19,10 @@ STAMP  := $(VENV)/.made-from-lock
 PYTHON ?= $(shell command -v python3.11 || command -v python3 || command -v python)
 PIP    := -m pip --disable-pip-version-check -qq
 
-# Tests that start no ranks run side by side (tests/needs.py says which do). A group of tests that share something slow
-# to make stays together: loadgroup.
+# Tests that start no ranks run side by side (tests/needs.py says which do), file by file: the tests of a file may share
+# something slow to make. In the order of the folders, so that no long file is left for the end.
 PYTEST  := $(BIN)/python -m pytest
-TOGETHER := -n 2 --dist loadgroup
+TOGETHER := -n 2 --dist loadfile --no-loadscope-reorder
 # $(call part,NAME,COMMAND): run it, and keep its seconds for the end. `clock` forgets those of the last time.
 SECONDS_OF := build/seconds-of-each-part
 part = @echo "==> $(1)"; mkdir -p build; start=`date +%s`; $(2); status=$$?; \
@@ -31,7 +32,7 @@ part = @echo "==> $(1)"; mkdir -p build; start=`date +%s`; $(2); status=$$?; \
 export PYRIGHT_PYTHON_GLOBAL_NODE := off
 export PYRIGHT_PYTHON_IGNORE_WARNINGS := 1
 
-.PHONY: help book test quick labs lint lab bench lock clean distclean clock
+.PHONY: help book test quick labs lint lab bench gpu lock clean distclean clock
 .NOTPARALLEL:
 .DEFAULT_GOAL := help
 
@@ -91,6 +92,9 @@ lab: $(STAMP)
 
 bench: $(STAMP)
 	@$(BIN)/python -m benchmarks
+
+gpu: $(STAMP)
+	@$(BIN)/python -m benchmarks.gpu
 
 # A fresh environment decides, so that nothing that was once installed by hand stays in the lock. No local version
 # (+cpu) and none of the CUDA libraries, which torch itself asks for by exact version: one lock serves CPU and CUDA.

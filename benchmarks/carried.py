@@ -1,4 +1,4 @@
-"""C19: SmolLM2's decode with the collectives that its axis chooses, against the same decode over gloo.
+"""SmolLM2's decode with the collectives that its axis chooses, against the same decode over gloo.
 
 Both models are on the same ranks, and decode in turns. What is compared is the time from the first new token to the
 last, round by round, as the slowest rank saw it. The tokens of both must be the same.

@@ -171,7 +171,7 @@ def _graphed(body: Callable[[], torch.Tensor], device: torch.device) -> Callable
     with torch.cuda.graph(graph):
         out = plain()
 
-    def replay() -> torch.Tensor:
+    def replay(_alive: object = body) -> torch.Tensor:  # the graph reads what `body` holds: it must live as long
         graph.replay()
         return out
 

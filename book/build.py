@@ -17,6 +17,7 @@ from pathlib import Path
 
 from rich.console import Console
 
+import architecture_page
 import hardware_page
 import headlines
 import kernels_page
@@ -41,6 +42,7 @@ def copy_sources(root: Path, labs: Path, source: Path) -> list[Path]:
     ledger_page.write(source / "book" / "ledger.md", notebooks)
     hardware_page.write(source / "book" / "hardware.md")
     kernels_page.write(source / "book" / "kernels.md", labs / "measured")
+    architecture_page.write(source / "book" / "architecture.md")
     return notebooks
 
 

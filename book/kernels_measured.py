@@ -22,6 +22,7 @@ GROUPS = {
     "one pass": ("rms_norm", "add_rms_norm", "rope_", "silu_mul"),
     "products": ("matmul", "skinny_matmul"),
     "INT4": ("int4_gemv", "int4_matmul"),
+    "whole model": ("decoder_layers", "decode", "decode_int4"),
     "experts": ("route", "sort_by_expert", "moe_permute", "grouped_matmul"),
 }
 # A device's name as torch says it -> the catalogue's entry.

@@ -43,7 +43,13 @@ def marks_of(item: pytest.Item) -> set[str]:
     found = {mark for folder, mark in WHOLE.items() if (HERE / folder) in item.path.parents}
     fixtures = getattr(item, "_fixtureinfo", None)
     defined = [one[-1].func for one in fixtures.name2fixturedefs.values()] if fixtures else []
-    return found.union(*map(_said_by, (getattr(item, "function", None), *defined)))
+    found = found.union(*map(_said_by, (getattr(item, "function", None), *defined)))
+    ways = getattr(getattr(item, "callspec", None), "id", "").split("-")
+    if "kernels" in ways:  # a test of several ways says by its case which one it goes
+        found.add("kernels")
+    elif "torch" in ways:
+        found.discard("kernels")
+    return found
 
 
 def unwanted(path: Path, expression: str) -> bool:

@@ -12,10 +12,11 @@ from __future__ import annotations
 import re
 import subprocess
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
+from typing import Any, cast
 
 import triton
 from triton import knobs
@@ -46,35 +47,71 @@ def compiled(arch: str) -> Iterator[list[Compiled]]:
 
     Raises ValueError for an architecture that SHARED_BYTES lacks, RuntimeError in the interpreter.
     """
+    _check(arch)
+    found: list[Compiled] = []
+
+    def start(kernel: Any, grid: Any, *args: Any, **meta: Any) -> None:
+        found.extend(_describe(one()) for one in _every_configuration(kernel, args, meta))
+
+    with _instead_of_launching(start, arch):
+        yield found
+
+
+@contextmanager
+def collected(arch: str) -> Iterator[list[list[Callable[[], Any]]]]:
+    """Within it, launches are added to the list, each as calls that compile its configurations, one after the other.
+
+    A call works in a process that stands in for `arch` (stand_in). Raises as `compiled` does.
+    """
+    _check(arch)
+    found: list[list[Callable[[], Any]]] = []
+
+    def start(kernel: Any, grid: Any, *args: Any, **meta: Any) -> None:
+        found.append(list(_every_configuration(kernel, args, meta)))
+
+    with _instead_of_launching(start, arch):
+        yield found
+
+
+def stand_in(arch: str) -> Any:
+    """From here on Triton compiles for `arch`, with no GPU. -> what it would have asked before."""
+    runtime: Any = triton.runtime.driver
+    before = runtime._active
+    runtime.set_active(_NoGPU(int(arch.removeprefix("sm_"))))
+    return before
+
+
+def _check(arch: str) -> None:
     if arch not in SHARED_BYTES:
         raise ValueError(f"arch={arch!r}; allowed: {', '.join(SHARED_BYTES)}")
     if launch.INTERPRETED:
         raise RuntimeError("TRITON_INTERPRET is set: kernels are Python functions, and there is nothing to compile")
-    found: list[Compiled] = []
-    runtime: Any = triton.runtime.driver
-    before = runtime._active
-    runtime.set_active(_NoGPU(int(arch.removeprefix("sm_"))))
 
-    def start(kernel: Any, grid: Any, *args: Any, **meta: Any) -> None:
-        found.extend(_describe(one) for one in _every_configuration(kernel, args, meta))
 
+@contextmanager
+def _instead_of_launching(start: Callable[..., None], arch: str) -> Iterator[None]:
+    before = stand_in(arch)
     launch._start = start
     try:
-        yield found
+        yield
     finally:
         launch._start = None
-        runtime._active = before
+        cast(Any, triton.runtime.driver)._active = before
 
 
-def _every_configuration(kernel: Any, args: tuple[Any, ...], meta: dict[str, Any]) -> Iterator[Any]:
-    """The kernel compiled; an autotuned one, once for each of its configurations."""
+def _every_configuration(kernel: Any, args: tuple[Any, ...], meta: dict[str, Any]) -> Iterator[Callable[[], Any]]:
+    """What compiles the kernel; an autotuned one, once for each of its configurations."""
     if not isinstance(kernel, triton.runtime.Autotuner):
-        yield kernel.warmup(*args, grid=(1,), **meta)
+        yield partial(kernel.warmup, *args, grid=(1,), **meta)
         return
     for config in kernel.configs:
-        if config.pre_hook is not None:  # as before a real launch: it gives tensor descriptors their block shapes
-            config.pre_hook({**dict(zip(kernel.arg_names, args, strict=False)), **meta, **config.all_kwargs()})
-        yield kernel.fn.warmup(*args, grid=(1,), **meta, **config.all_kwargs())
+        yield partial(_one_configuration, kernel, config, args, meta)
+
+
+def _one_configuration(kernel: Any, config: triton.Config, args: tuple[Any, ...], meta: dict[str, Any]) -> Any:
+    if config.pre_hook is not None:  # as before a real launch: it gives tensor descriptors their block shapes
+        config.pre_hook({**dict(zip(kernel.arg_names, args, strict=False)), **meta, **config.all_kwargs()})
+    return kernel.fn.warmup(*args, grid=(1,), **meta, **config.all_kwargs())
 
 
 class _NoGPU:

@@ -1,39 +1,47 @@
 """One matrix product per expert in one launch, for experts of any number of rows, none included.
 
-The grid is known from shapes: as many row tiles as experts of any size could need. Each program finds its expert and
-tile by a prefix sum over the experts' tiles; those with nothing to do leave. MegaBlocks, arXiv 2211.15841, and vLLM's
-fused_moe work so.
+The number of tiles is bounded from shapes: as many row tiles as experts of any size could need. Each tile finds its
+expert and place by a prefix sum over the experts' tiles; what is not needed is skipped. MegaBlocks, arXiv 2211.15841,
+and vLLM's fused_moe work so. The loop is that of matmul.py.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
 import triton
 import triton.language as tl
+from triton.tools.tensor_descriptor import TensorDescriptor
 
 from shardlab_kernels.checks import check_dtype, check_integers, check_rows, sizes, wide
 from shardlab_kernels.dot import dot
-from shardlab_kernels.launch import cdiv, check_device, launch, tuned
+from shardlab_kernels.launch import cdiv, check_device, launch, next_power_of_2, num_multiprocessors, tuned
 
 MAX_EXPERTS = 1024
 MOST_ROWS = 256  # of an expert: beyond it all sizes are tuned as one
 
 
-def _config(block_m: int, block_f: int, block_d: int, warps: int, stages: int) -> triton.Config:
-    blocks = {"BLOCK_M": block_m, "BLOCK_F": block_f, "BLOCK_D": block_d}
-    return triton.Config(blocks, num_warps=warps, num_stages=stages)
+def _describe_tiles(arguments: dict[str, Any]) -> None:
+    """Before a launch: the copy engine's tiles take the sizes of the configuration."""
+    arguments["x_tiles"].block_shape = [arguments["BLOCK_M"], arguments["BLOCK_D"]]
+    arguments["w_tiles"].block_shape = [arguments["BLOCK_F"], arguments["BLOCK_D"]]
+
+
+def _config(block_m: int, block_f: int, block_d: int, per_sm: int, warps: int, stages: int) -> triton.Config:
+    blocks = {"BLOCK_M": block_m, "BLOCK_F": block_f, "BLOCK_D": block_d, "PER_SM": per_sm}
+    return triton.Config(blocks, num_warps=warps, num_stages=stages, pre_hook=_describe_tiles)
 
 
 CONFIGS = [  # half precision
-    _config(16, 64, 64, 4, 5),  # few rows an expert: the time is that of reading w
-    _config(16, 128, 64, 4, 4),
-    _config(32, 128, 64, 4, 4),
-    _config(64, 128, 64, 4, 4),  # from 64 rows on, wgmma on Hopper
-    _config(128, 128, 64, 8, 3),  # 96 KB: two blocks a multiprocessor, one starts while the other multiplies
-    _config(128, 256, 64, 8, 3),
+    _config(16, 64, 64, 4, 4, 5),  # few rows an expert: the time is that of reading w
+    _config(16, 128, 64, 3, 4, 4),
+    _config(32, 128, 64, 2, 4, 4),
+    _config(64, 128, 64, 2, 4, 4),  # from 64 rows on, wgmma on Hopper
+    _config(128, 128, 64, 2, 4, 3),
+    _config(128, 128, 64, 2, 8, 3),
+    _config(128, 256, 64, 1, 8, 3),
+    _config(128, 256, 64, 1, 8, 4),
 ]
 # fp32 has no tensor cores of its precision, and rows that are not aligned are moved number by number: both take
 # many registers, so they get small tiles.
@@ -77,50 +85,44 @@ def _end(offsets_ptr, group, E, M):
     return tl.minimum(tl.maximum(tl.where(group < 0, 0, end), 0), M)
 
 
-@triton.jit(do_not_specialize=["M", "rows_each"])  # they change from call to call: one kernel for all
-def _grouped_matmul_kernel(
-    rows_ptr,
-    w_ptr,
-    offsets_ptr,
-    out_ptr,
-    M,
-    E,
-    F,
-    D,
-    stride_m,
-    stride_e,
-    stride_f,
-    rows_each,  # only a key of the tuning: about how many rows an expert has
-    EVEN: tl.constexpr,
-    GROUPS: tl.constexpr,
-    BLOCK_M: tl.constexpr,
-    BLOCK_F: tl.constexpr,
-    BLOCK_D: tl.constexpr,
-    BAND: tl.constexpr,
-):
-    # All tiles of one group are neighbours: its weights are read while they are in L2.
-    groups = tl.arange(0, GROUPS)
+@triton.jit
+def _place(
+    tile, offsets_ptr, M, E, F,
+    GROUPS: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_F: tl.constexpr, BAND: tl.constexpr,
+):  # fmt: skip
+    """-> (group, end of its rows, first row of the tile, first column). A tile that is not needed has group E + 2.
+
+    All tiles of one group are neighbours: its weights are read while they are in L2. Within a group in bands of BAND
+    row tiles; in a band, all its rows against one tile of columns, then the next.
+    """
+    groups, columns = tl.arange(0, GROUPS), tl.cdiv(F, BLOCK_F)
     counts = tl.maximum(_end(offsets_ptr, groups, E, M) - _end(offsets_ptr, groups - 1, E, M), 0)
     tiles = tl.cdiv(counts, BLOCK_M)
-    done = tl.cumsum(tiles) <= tl.program_id(0) // tl.cdiv(F, BLOCK_F)  # groups whose tiles all come before this one
-    group = tl.sum(done.to(tl.int32))
+    done = tl.cumsum(tiles) <= tile // columns  # groups whose tiles all come before this one
+    group = tl.minimum(tl.sum(done.to(tl.int32)), E + 2)
     first = tl.sum(tl.where(done, tiles, 0))
-    if group >= E + 2:
-        return
     start = _end(offsets_ptr, group - 1, E, M)
     end = _end(offsets_ptr, group, E, M)
-
-    # Within a group in bands of BAND row tiles; in a band, all its rows against one tile of columns, then the next.
-    columns = tl.cdiv(F, BLOCK_F)
-    local = tl.program_id(0) - first * columns
+    local = tile - first * columns
     band = local // (BAND * columns)
-    height = tl.minimum(tl.cdiv(end - start, BLOCK_M) - band * BAND, BAND)
+    height = tl.maximum(tl.minimum(tl.cdiv(end - start, BLOCK_M) - band * BAND, BAND), 1)
     local = local % (BAND * columns)
-    row = start + (band * BAND + local % height) * BLOCK_M + tl.arange(0, BLOCK_M)
-    column = local // height * BLOCK_F + tl.arange(0, BLOCK_F)
+    return group, end, start + (band * BAND + local % height) * BLOCK_M, local // height * BLOCK_F
 
+
+@triton.jit(do_not_specialize=["M"])  # it changes from call to call: one kernel for all
+def _grouped_matmul_kernel(
+    rows_ptr, w_ptr, offsets_ptr, out_ptr, M, E, F, D, stride_m, stride_e, stride_f,
+    EVEN: tl.constexpr, GROUPS: tl.constexpr, BAND: tl.constexpr,
+    BLOCK_M: tl.constexpr, BLOCK_F: tl.constexpr, BLOCK_D: tl.constexpr,
+):  # fmt: skip
+    """Any strides, and fp32."""
+    place = _place(tl.program_id(0), offsets_ptr, M, E, F, GROUPS, BLOCK_M, BLOCK_F, BAND)
+    group, end, row, column = place  # pyright: ignore[reportGeneralTypeIssues]
+    if group >= E + 2:
+        return
+    row, column, k = row + tl.arange(0, BLOCK_M), column + tl.arange(0, BLOCK_F), tl.arange(0, BLOCK_D)
     # Rows and columns beyond the end read the last one again, and are not stored: no mask in the loop.
-    k = tl.arange(0, BLOCK_D)
     expert = tl.minimum(tl.maximum(group - 1, 0), E - 1).to(tl.int64)
     x_ptrs = rows_ptr + tl.minimum(row, end - 1).to(tl.int64)[:, None] * stride_m + k[None, :]
     w_ptrs = w_ptr + expert * stride_e + tl.minimum(column, F - 1).to(tl.int64)[None, :] * stride_f + k[:, None]
@@ -140,7 +142,34 @@ def _grouped_matmul_kernel(
     tl.store(out_ptrs, acc.to(out_ptr.dtype.element_ty), mask=(row < end)[:, None] & (column < F)[None, :])
 
 
-_tuned_kernel = tuned(CONFIGS, key=["F", "D", "rows_each"])(_grouped_matmul_kernel)
+@triton.jit(do_not_specialize=["M", "rows_each"])
+def _grouped_tiles_kernel(
+    x_tiles, w_tiles, offsets_ptr, out_ptr, M, E, F, D,
+    rows_each,  # only a key of the tuning: about how many rows an expert has
+    GROUPS: tl.constexpr, BAND: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_F: tl.constexpr, BLOCK_D: tl.constexpr,
+    PER_SM: tl.constexpr,
+):  # fmt: skip
+    """As matmul.py: the copy engine brings the tiles, and programs that stay take one tile after another.
+
+    w_tiles sees w as [E * F, D]. A tile may reach into the next expert's rows or columns: those are not stored.
+    """
+    num_tiles = tl.minimum(M, M // BLOCK_M + E + 2) * tl.cdiv(F, BLOCK_F)  # as _num_tiles has it
+    for tile in tl.range(tl.program_id(0), num_tiles, tl.num_programs(0), flatten=True):
+        place = _place(tile, offsets_ptr, M, E, F, GROUPS, BLOCK_M, BLOCK_F, BAND)
+        group, end, first_row, first_column = place  # pyright: ignore[reportGeneralTypeIssues]
+        first_w = (group - 1) * F + first_column
+        acc = tl.zeros((BLOCK_M, BLOCK_F), dtype=tl.float32)
+        for step in range(tl.where((group >= 1) & (group <= E), tl.cdiv(D, BLOCK_D), 0)):
+            x = x_tiles.load([first_row, step * BLOCK_D])
+            w = w_tiles.load([first_w, step * BLOCK_D])
+            acc = dot(x, w.T, acc)
+        row, column = first_row + tl.arange(0, BLOCK_M), first_column + tl.arange(0, BLOCK_F)
+        inside = ((row < end) & (group < E + 2))[:, None] & (column < F)[None, :]
+        out_ptrs = out_ptr + row.to(tl.int64)[:, None] * F + column[None, :]
+        tl.store(out_ptrs, acc.to(out_ptr.dtype.element_ty), mask=inside)
+
+
+_tuned_kernel = tuned(CONFIGS, key=["F", "D", "rows_each"])(_grouped_tiles_kernel)
 
 
 def grouped_matmul(rows: torch.Tensor, w: torch.Tensor, offsets: torch.Tensor) -> torch.Tensor:
@@ -149,7 +178,7 @@ def grouped_matmul(rows: torch.Tensor, w: torch.Tensor, offsets: torch.Tensor) -
     Experts may be empty. Rows that no expert owns (from offsets[E] on: those that sort_by_expert dropped) are zero.
     offsets cannot be checked without waiting for the device: they must not decrease, and values outside 0..M are taken
     as 0 and M. fp32, bf16 or fp16, added in fp32, rounded once. The last dim of rows and w is contiguous, the others
-    may be strided. Fast in half precision where 64 divides D, 16 divides F, and rows are aligned. E <= 1024.
+    may be strided. Fast in half precision where 16 divides D and F, and w's experts lie one after another. E <= 1024.
     Raises ValueError.
     """
     found = sizes(rows=(rows, "M D"), w=(w, "E F D"), offsets=(offsets, "E+1"))
@@ -165,13 +194,20 @@ def grouped_matmul(rows: torch.Tensor, w: torch.Tensor, offsets: torch.Tensor) -
     out = torch.empty(m, f, dtype=dtype, device=device)
     if not (m and f and d):
         return out.zero_()
-    rows_each = min(triton.next_power_of_2(cdiv(m, e)), MOST_ROWS)
-    args = rows, w, offsets, out, m, e, f, d, rows.stride(0), w.stride(0), w.stride(1), rows_each
     meta = {"GROUPS": triton.next_power_of_2(e + 2), "BAND": 8}
-    if dtype == torch.float32 or d % 64 or f % 16 or not _aligned(rows, w):
-        launch(_grouped_matmul_kernel, _grid(m, e, f), *args, EVEN=d % SMALL["BLOCK_D"] == 0, **meta, **SMALL)
-    else:
-        launch(_tuned_kernel, _grid(m, e, f), *args, EVEN=True, **meta)
+    if dtype == torch.float32 or f % 16 or not (_aligned(rows, w) and w.stride(0) == f * w.stride(1)):
+        tiles = _num_tiles(m, e, f, SMALL["BLOCK_M"], SMALL["BLOCK_F"])
+        args = rows, w, offsets, out, m, e, f, d, rows.stride(0), w.stride(0), w.stride(1)
+        launch(_grouped_matmul_kernel, (tiles,), *args, EVEN=d % SMALL["BLOCK_D"] == 0, **meta, **SMALL)
+        return out
+    x_tiles, w_tiles = (TensorDescriptor.from_tensor(one, [1, 16]) for one in (rows, w.flatten(0, 1)))
+    rows_each = min(next_power_of_2(cdiv(m, e)), MOST_ROWS)
+
+    def grid(meta: dict[str, Any]) -> tuple[int, ...]:
+        return (min(_num_tiles(m, e, f, meta["BLOCK_M"], meta["BLOCK_F"]), processors * meta["PER_SM"]),)
+
+    processors = num_multiprocessors(device)
+    launch(_tuned_kernel, grid, x_tiles, w_tiles, offsets, out, m, e, f, d, rows_each, **meta)
     return out
 
 
@@ -181,10 +217,6 @@ def _aligned(*tensors: torch.Tensor) -> bool:
     return all(stride % 16 == 0 for stride in strides) and all(tensor.data_ptr() % 16 == 0 for tensor in tensors)
 
 
-def _grid(m: int, e: int, f: int) -> Callable[[dict[str, Any]], tuple[int, ...]]:
-    """A row tile for each BLOCK_M rows, and one that is not full for each of the E + 2 groups: never more."""
-
-    def grid(meta: dict[str, Any]) -> tuple[int, ...]:
-        return (min(m, m // meta["BLOCK_M"] + e + 2) * cdiv(f, meta["BLOCK_F"]),)
-
-    return grid
+def _num_tiles(m: int, e: int, f: int, block_m: int, block_f: int) -> int:
+    """A row tile for each block_m rows, and one that is not full for each of the E + 2 groups: never more."""
+    return min(m, m // block_m + e + 2) * cdiv(f, block_f)

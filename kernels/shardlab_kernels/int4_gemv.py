@@ -4,7 +4,7 @@ But a byte must be undone as fast as it arrives: 3 TB/s are 6e12 weights/s, for 
 instructions each. With one row a weight takes 2 and a share of the rest, 3.0 to 3.5 in all: a mask that leaves the
 nibble's bits where they are (int4.tiny_float) and a multiply-add. The scale comes in once for 8 weights, the minimum
 as minimum * sum(x). More rows go to the tensor cores, at about 5. Where N gives too few programs they share K
-(split_k.py), which pays most for one row: Hoque et al. 2024, arXiv 2402.00025.
+(split_k.py), which helps most for one row: Hoque et al. 2024, arXiv 2402.00025.
 """
 
 from __future__ import annotations
@@ -36,13 +36,22 @@ def _config(block_n: int, block_k: int, warps: int, stages: int) -> triton.Confi
 
 
 ONE_ROW_CONFIGS = (
-    _config(16, 1024, 4, 1),
-    _config(32, 1024, 4, 1),
+    _config(16, 1024, 4, 2),
     _config(16, 1024, 4, 3),
+    _config(16, 512, 2, 4),
     _config(32, 1024, 4, 2),
+    _config(32, 512, 4, 3),
     _config(32, 512, 4, 2),
-    _config(64, 256, 4, 2),
 )
+
+
+@triton.jit
+def four(x, ROWS: tl.constexpr):
+    """[ROWS, 4] -> its four columns: loaded together, 8 or 16 bytes at once."""
+    even, odd = tl.split(x.reshape(ROWS, 2, 2))
+    x0, x2 = tl.split(even)
+    x1, x3 = tl.split(odd)
+    return x0, x1, x2, x3
 
 
 @tuned(ONE_ROW_CONFIGS, ["N", "K", "SPLITS"])
@@ -73,20 +82,19 @@ def _int4_one_row_kernel(
         at_group = my_n * stride_scale + (groups * stride_group)[None, :]
         scale = tl.load(scale_ptr + at_group, mask=there, other=0.0).to(tl.float32)
         upper = words >> 16
-        x_at = x_ptr + k + word // 4 * 32 + word % 4 * 4
-        x_sum = tl.zeros([WORDS], dtype=tl.float32)
+        x_at = x_ptr + k + (word // 4 * 32 + word % 4 * 4)[:, None] + tl.arange(0, 4)[None, :]
+        low = four(tl.load(x_at, mask=inside[:, None], other=0.0).to(tl.float32), WORDS)
+        high = four(tl.load(x_at + 16, mask=inside[:, None], other=0.0).to(tl.float32), WORDS)
+        x_sum = low[0] + low[1] + low[2] + low[3] + high[0] + high[1] + high[2] + high[3]
         products = tl.zeros([BLOCK_N, WORDS], dtype=tl.float32)
         for i in tl.static_range(8):
             # Nibble i of a word is half i % 2 of byte i // 2. Its bits are used where they lie: 16**i times too large.
             # Those that would reach into a float's exponent, from the sixth on, are taken 16 bits further down.
-            x = tl.load(x_at + (i // 2 + i % 2 * 16), mask=inside, other=0.0).to(tl.float32)
-            x_sum += x
+            x = high[i // 2] if i % 2 else low[i // 2]
             if i < 5:
-                q = tiny_float(words, 15 << (4 * i))
-                products += q * (x * (_UP * 0.0625**i))[None, :]
+                products += tiny_float(words, 15 << (4 * i)) * (x * (_UP * 0.0625**i))[None, :]
             else:
-                q = tiny_float(upper, 15 << (4 * i - 16))
-                products += q * (x * (_UP * 0.0625 ** (i - 4)))[None, :]
+                products += tiny_float(upper, 15 << (4 * i - 16)) * (x * (_UP * 0.0625 ** (i - 4)))[None, :]
         sums += spread(scale * _BACK, BLOCK_N, BLOCK_K // SPAN, SPAN // 8) * products
         if minimum_ptr is None:
             offset = -8.0 * scale
@@ -97,7 +105,13 @@ def _int4_one_row_kernel(
     finish_split(acc, 0.0, out_ptr, n, n < N, workspace_ptr, counters_ptr, N, tile, split, SPLITS)
 
 
-ROWS_CONFIGS = (_config(64, 64, 4, 3), _config(64, 128, 4, 4), _config(64, 256, 4, 3), _config(128, 128, 8, 4))
+ROWS_CONFIGS = (
+    _config(64, 64, 4, 3),
+    _config(64, 128, 4, 3),
+    _config(64, 256, 4, 3),
+    _config(128, 128, 8, 3),
+    _config(128, 128, 8, 4),
+)
 
 
 @triton.jit

@@ -3,6 +3,7 @@
 Prefill is bound by arithmetic, so nothing is won over a weight in bf16 but its memory; the aim is to lose little. The
 weight is the left operand, which tensor cores take from registers, so its 16-bit form is never stored anywhere: as in
 Machete (Wilkinson 2024, vLLM). Low and high nibbles meet different columns of x: two dots, and nothing is interleaved.
+From DENSE_ROWS rows on, the weight is written out instead (int4_dense.py), and a vendor's GEMM multiplies.
 """
 
 from __future__ import annotations
@@ -13,17 +14,15 @@ import triton.language as tl
 
 from shardlab_kernels.checks import check_dtype
 from shardlab_kernels.dot import dot
-from shardlab_kernels.int4 import RUN, Int4Weight, exact_float, flops, moved_bytes, reference, spread, tiny_float
+from shardlab_kernels.int4 import RUN, Int4Weight, flops, moved_bytes, reference, spread
+from shardlab_kernels.int4_dense import int4_dense
+from shardlab_kernels.int4_unpack import nibbles, weights
 from shardlab_kernels.launch import cdiv, check_device, launch, tuned
 
 __all__ = ["flops", "int4_matmul", "moved_bytes", "reference"]
 
+DENSE_ROWS = 256
 TILES_TOGETHER = 8  # tiles of rows that share what they read of the weight in L2
-
-# A nibble's bits, read as a float, are 2**-149 times too small, and no scale can make up for all of that: fp16's
-# largest times 2**110 is the most that float32 holds. So weights stay 2**-39 times too small, and the sum is put right.
-_UP: tl.constexpr = tl.constexpr(2.0**110)
-_DOWN: tl.constexpr = tl.constexpr(2.0**-39)
 
 
 @triton.jit
@@ -35,11 +34,15 @@ def int4_tile(
     """w[n, first:end] . x[m, first:end] -> fp32[BLOCK_N, BLOCK_M], the result transposed.
 
     x_rows [1, BLOCK_M], packed_rows [BLOCK_N, 1], scale_rows and minimum_rows (or None) [BLOCK_N, 1] point to where
-    rows begin. first is a multiple of BLOCK_K.
+    rows begin. first is a multiple of BLOCK_K. Where a block lies within one group and there is no minimum, it is
+    q - 8 that is multiplied, which is exact, and the sums are scaled.
+
+    A block's sums are added to the accumulator outside of the dot. With the accumulator in it, Triton (3.6, 3.7) leaves
+    the last dot of a turn running while the next turn's weights are written to the registers that it reads: on an H200
+    some tiles came out wrong by a tenth.
     """
+    dtype: tl.constexpr = x_rows.dtype.element_ty
     SPAN: tl.constexpr = GROUP if GROUP < BLOCK_K else BLOCK_K  # columns of a block that share a scale
-    # bf16 and fp32 have room for weights 2**-39 times too small, and they are the cheapest to make.
-    SHRUNK: tl.constexpr = x_rows.dtype.element_ty != tl.float16
     nibble = tl.arange(0, BLOCK_K // 2)
     byte = nibble // 16 * RUN_BYTES + nibble % 16
     low_column = nibble // 16 * 32 + nibble % 16  # of x, for a byte's low half; the high half's is 16 further
@@ -51,28 +54,27 @@ def int4_tile(
         x_inside = inside[:, None] & inside_m
         x_low = tl.load(x_at, mask=x_inside, other=0.0)
         x_high = tl.load(x_at + 16, mask=x_inside, other=0.0)
-        packed = tl.load(packed_rows + k // 32 * RUN_BYTES + byte[None, :], mask=inside[None, :], other=0).to(tl.int32)
+        packed = tl.load(packed_rows + k // 32 * RUN_BYTES + byte[None, :], mask=inside[None, :], other=0)
         # These go to registers without a copy ahead of time (fp16 is too narrow for it), but 16 of a row's scales
         # come in one 32-byte sector, and all but the first find it in L1.
         groups = k // GROUP + group
         there = (groups * GROUP < end)[None, :]
-        scale = tl.load(scale_rows + (groups * stride_group)[None, :], mask=there, other=0.0).to(tl.float32)
-        if minimum_rows is None:
-            offset = -8.0 * scale
+        scale = tl.load(scale_rows + (groups * stride_group)[None, :], mask=there, other=0.0)
+        sums = tl.zeros([BLOCK_N, BLOCK_M], dtype=tl.float32)
+        if SPAN == BLOCK_K and minimum_rows is None:
+            low, high = nibbles(packed, dtype)
+            acc += dot(high, x_high, dot(low, x_low, sums)) * scale.to(tl.float32)
         else:
-            offset = tl.load(minimum_rows + (groups * stride_group)[None, :], mask=there, other=0.0).to(tl.float32)
-        scale = spread(scale, BLOCK_N, BLOCK_K // SPAN, SPAN // 2)
-        offset = spread(offset, BLOCK_N, BLOCK_K // SPAN, SPAN // 2)
-        # The high nibble is not shifted down: it counts in sixteens.
-        if SHRUNK:
-            low = tiny_float(packed, 0x0F) * (scale * _UP) + offset * _DOWN
-            high = tiny_float(packed, 0xF0) * (scale * (_UP / 16)) + offset * _DOWN
-        else:
-            low = exact_float(packed, 0x0F) * scale + offset
-            high = exact_float(packed, 0xF0) * (scale * 0.0625) + offset
-        acc = dot(low.to(x_low.dtype), x_low, acc)
-        acc = dot(high.to(x_high.dtype), x_high, acc)
-    return acc * (1 / _DOWN) if SHRUNK else acc
+            offset = None
+            if minimum_rows is not None:
+                # q * scale + minimum = (q - 8) * scale + what is left, which is small: so its rounding does no harm.
+                minimum = tl.load(minimum_rows + (groups * stride_group)[None, :], mask=there, other=0.0)
+                offset = (minimum.to(tl.float32) + 8.0 * scale.to(tl.float32)).to(dtype)
+                offset = spread(offset, BLOCK_N, BLOCK_K // SPAN, SPAN // 2)
+            scale = spread(scale.to(dtype), BLOCK_N, BLOCK_K // SPAN, SPAN // 2)
+            low, high = weights(packed, scale, offset, dtype)
+            acc += dot(high, x_high, dot(low, x_low, sums))
+    return acc
 
 
 def _config(block_m: int, block_n: int, block_k: int, warps: int, stages: int) -> triton.Config:
@@ -82,10 +84,10 @@ def _config(block_m: int, block_n: int, block_k: int, warps: int, stages: int) -
 
 CONFIGS = (
     _config(64, 64, 64, 4, 3),
-    _config(128, 128, 64, 8, 4),
-    _config(256, 128, 64, 8, 3),
-    _config(128, 128, 128, 8, 3),
+    _config(64, 128, 64, 4, 4),
     _config(64, 128, 128, 8, 3),
+    _config(128, 128, 64, 8, 4),
+    _config(128, 128, 128, 8, 3),
 )
 
 
@@ -130,11 +132,14 @@ def check_arguments(x: torch.Tensor, weight: Int4Weight) -> torch.Tensor:
 def int4_matmul(x: torch.Tensor, weight: Int4Weight) -> torch.Tensor:
     """x[...,K] . w[N,K] -> [...,N], in x's dtype (float32, bfloat16, float16), summed in fp32, for any number of rows.
 
-    The weight is rounded to x's dtype before it is multiplied. Up to 16 rows are int4_gemv's: faster there. The first
+    In half precision, scales and weights are rounded to x's dtype where a group has a minimum or is short; other groups
+    are exact up to 255 rows. Up to 16 rows are int4_gemv's: faster there. The first
     call of a shape on a GPU tries the configurations. Raises ValueError for another K, dtype or device.
     """
     flat = check_arguments(x, weight)
     (n, k), m = weight.shape, flat.shape[0]
+    if m >= DENSE_ROWS and x.dtype != torch.float32:
+        return torch.nn.functional.linear(x, int4_dense(weight, x.dtype))
     out = x.new_empty(*x.shape[:-1], n)
     if out.numel() == 0:
         return out

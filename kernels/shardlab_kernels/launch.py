@@ -7,6 +7,7 @@ A launcher checks its arguments with the functions of checks.py, makes its outpu
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -16,6 +17,13 @@ from triton import knobs
 
 # Read once, as @triton.jit does: kernels that are defined under TRITON_INTERPRET=1 are interpreted for good.
 INTERPRETED: bool = bool(knobs.runtime.interpret)
+
+# SHARDLAB_AUTOTUNE=first: kernels take the first configuration, so that tests compile one of each and not all.
+FIRST_ONLY: bool = INTERPRETED or os.environ.get("SHARDLAB_AUTOTUNE") == "first"
+_TUNE_MS: dict[str, Any] = {
+    "warmup": 5,
+    "rep": 25,
+}  # of each configuration: at Triton's own 25 and 100, tuning takes most of a bench
 
 Grid = tuple[int, ...] | Callable[[dict[str, Any]], tuple[int, ...]]
 
@@ -61,12 +69,22 @@ def tuned(configs: Sequence[triton.Config], key: Sequence[str]) -> Callable[[Any
 
     Put the configuration that is safe everywhere first: the interpreter has no clock and takes that one.
     """
-    return triton.autotune(configs=list(configs[:1] if INTERPRETED else configs), key=list(key))
+    chosen = list(configs[:1] if FIRST_ONLY else configs)
+    return triton.autotune(configs=chosen, key=list(key), do_bench=_do_bench)
+
+
+def _do_bench(run: Callable[[], Any], quantiles: Sequence[float]) -> Any:
+    return triton.testing.do_bench(run, quantiles=quantiles, **_TUNE_MS)
 
 
 def num_multiprocessors(device: torch.device) -> int:
-    """Streaming multiprocessors of a GPU. A CPU stands in with 4, so that tests see work shared out."""
-    return torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else 4
+    """Streaming multiprocessors of a GPU. A CPU stands in with 4, so that tests see work shared out.
+
+    Where kernels are only compiled, it stands in with an H100's: what is compiled is then what runs there.
+    """
+    if device.type == "cuda":
+        return torch.cuda.get_device_properties(device).multi_processor_count
+    return 4 if _start is None else 132
 
 
 def cdiv(a: int, b: int) -> int:

@@ -14,7 +14,7 @@ the largest tile would starve if every byte came from there. The L2 cache closes
 same time want the same tiles: that is what the grouped order of tiles is for (_place).
 
 The tiles that are multiplied now, and those that are on their way, lie in shared memory side by side (num_stages):
-copying and multiplying overlap. The copies are made by the GPU's copy engine (TMA), told by a descriptor of the matrix;
+copying and multiplying overlap. The copies are made by the GPU's copy engine (TMA), by a descriptor of the matrix;
 it fills what lies beyond the edge with zeros, so that the loop needs no masks.
 
 Sources: Triton tutorials 03 and 09 (matrix multiplication, persistent matmul); why blocks: Hong and Kung 1981, doi

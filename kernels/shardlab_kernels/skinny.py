@@ -3,7 +3,7 @@
 Each element of w takes part in 2 * M operations, M <= 16: at 2 bytes an element that is M operations a byte, where an
 H100 could do 300. Arithmetic is free; what counts is that every multiprocessor always has enough loads under way
 (Little's law: 3 TB/s times a latency of 0.7 us are 2 MB, 16 KB a multiprocessor). Where N gives too few tiles for that,
-programs share K (split_k.py). Splitting pays most at M = 1: Hoque et al. 2024, arXiv 2402.00025.
+programs share K (split_k.py). Splitting helps most at M = 1: Hoque et al. 2024, arXiv 2402.00025.
 """
 
 from __future__ import annotations

@@ -14,6 +14,7 @@ import triton.language as tl
 
 from shardlab_kernels.launch import num_multiprocessors
 
+POOL, MOST_POOLED = 1 << 20, 4096  # counters kept, and those that one call may take of them
 MAX_SPLITS = 16  # beyond it the last program's own reading takes longer than what the split saves
 
 
@@ -32,12 +33,42 @@ def split_buffers(
 ) -> tuple[torch.Tensor | None, torch.Tensor | None]:
     """-> (workspace fp32[splits, num_elements], counters int32[tiles] of zeros); (None, None) for one split.
 
-    Made anew for each call: buffers that two streams share would race. Both can be captured in a CUDA graph.
+    The workspace is made anew for each call, and both can be captured in a CUDA graph.
     """
     if splits == 1:
         return None, None
-    workspace = torch.empty(splits, num_elements, dtype=torch.float32, device=device)
-    return workspace, torch.zeros(tiles, dtype=torch.int32, device=device)
+    return torch.empty(splits, num_elements, dtype=torch.float32, device=device), _zeros(tiles, device)
+
+
+def _zeros(tiles: int, device: torch.device) -> torch.Tensor:
+    """Counters out of a pool of zeros: filling them for each call would be a kernel more for each product of a decoder.
+
+    Who used counters has left zeros there. Calls that are captured keep theirs for good, so that graphs share none.
+    Others take turns: no queue holds so many launches that a part would come round while it is in use.
+    """
+    capturing = device.type == "cuda" and torch.cuda.is_current_stream_capturing()
+    if device.type != "cuda" or tiles > MOST_POOLED or (capturing and device not in _pools):
+        return torch.zeros(tiles, dtype=torch.int32, device=device)
+    if device not in _pools:
+        _pools[device] = _Pool(torch.zeros(2, POOL, dtype=torch.int32, device=device))
+        torch.cuda.synchronize(device)  # other streams will use them too
+    pool = _pools[device]
+    first = pool.used[capturing]
+    if first + tiles > POOL:
+        if capturing:
+            return torch.zeros(tiles, dtype=torch.int32, device=device)  # a node of the graph
+        first = 0
+    pool.used[capturing] = first + tiles
+    return pool.counters[int(capturing), first : first + tiles]
+
+
+class _Pool:
+    def __init__(self, counters: torch.Tensor) -> None:
+        self.counters = counters  # int32[2, POOL]: for calls that run at once, and for those that are captured
+        self.used = [0, 0]
+
+
+_pools: dict[torch.device, _Pool] = {}
 
 
 def workspace_bytes(splits: int, num_elements: int) -> int:

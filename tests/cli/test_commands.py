@@ -16,7 +16,7 @@ from shardlab.cli.examine import Finding
 def shardlab(*args: str, launcher: tuple[str, ...] = ()) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, *launcher, "-m", "shardlab", *args]
     env = {key: value for key, value in os.environ.items() if key not in ("RANK", "WORLD_SIZE")}
-    return subprocess.run(command, capture_output=True, text=True, timeout=110, env=env, check=False)
+    return subprocess.run(command, capture_output=True, text=True, timeout=280, env=env, check=False)
 
 
 def test_doctor_says_what_there_is_and_what_to_do() -> None:

@@ -6,7 +6,6 @@ import json
 import os
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -79,11 +78,9 @@ def imported(done: subprocess.CompletedProcess[str]) -> set[str]:
 
 
 def test_help_loads_nothing_heavy_either() -> None:
-    started = time.monotonic()
     done = shardlab("--help")
     assert done.returncode == 0 and "generate" in done.stdout
     assert not {"torch", "numpy", "transformers", "matplotlib", "pyroute2"} & imported(done)
-    assert time.monotonic() - started < 10  # 0.15 s when nothing else runs
     assert "torch" in imported(
         subprocess.run(
             [sys.executable, "-X", "importtime", "-c", "import torch"],

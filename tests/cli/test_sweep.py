@@ -28,7 +28,7 @@ def environment() -> dict[str, str]:
 
 def sweep(*args: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-X", "importtime", *SWEEP[1:], *args]
-    return subprocess.run(command, capture_output=True, text=True, env=environment(), check=False, timeout=100)
+    return subprocess.run(command, capture_output=True, text=True, env=environment(), check=False, timeout=280)
 
 
 @pytest.mark.parametrize(
@@ -113,13 +113,13 @@ def test_ctrl_c_keeps_what_was_measured_and_leaves_no_process(tmp_path: Path) ->
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment()
     ) as running:
         started: list[psutil.Process] = []
-        deadline = time.monotonic() + 90
+        deadline = time.monotonic() + 250
         while not timing(started := family(running.pid)) and time.monotonic() < deadline:
             time.sleep(0.1)
         time.sleep(2)
         running.send_signal(signal.SIGINT)
         try:
-            out, err = running.communicate(timeout=60)
+            out, err = running.communicate(timeout=250)
         finally:
             running.kill()
     assert running.returncode == 130, err
@@ -129,7 +129,7 @@ def test_ctrl_c_keeps_what_was_measured_and_leaves_no_process(tmp_path: Path) ->
     assert all(1 <= one.rounds < 1000 for one in points)
     assert f"{len(points)} rows written" in err and "all_reduce on 2 ranks" in out
     assert len(started) > 2
-    psutil.wait_procs(started, timeout=10)
+    psutil.wait_procs(started, timeout=250)
     assert [process for process in started if process.is_running()] == []
 
 

@@ -237,6 +237,15 @@ def test_two_axes_reduce_over_their_own_ranks(ranks: Ranks) -> None:
     assert all(row[2] == ["dp", "tp"] for row in rows)
 
 
+def from_each_source(mesh: Mesh) -> list[float]:
+    return [comm.broadcast(torch.tensor([float(mesh.rank)]), mesh["tp"], src).item() for src in (0, 1)]
+
+
+def test_a_source_is_a_rank_of_the_axis(ranks: Ranks) -> None:
+    """Not one of the whole mesh: the second replica's rank 1 is rank 3 there."""
+    assert ranks.run(from_each_source, plan=Plan(dp=2, tp=2)) == [[0.0, 1.0]] * 2 + [[2.0, 3.0]] * 2
+
+
 def test_plans_may_follow_each_other_in_any_order() -> None:
     """Ranks that took part in different plans before must still agree on the next one's groups."""
     with Ranks(4) as fresh:

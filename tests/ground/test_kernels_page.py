@@ -15,7 +15,6 @@ from shardlab.measure.record import append
 from tests.compare.test_kernels import H100, ROWS
 
 ROOT = Path(__file__).resolve().parents[2]
-pytestmark = pytest.mark.xdist_group("kernels_page")  # one worker has them all, and so draws the pictures once
 
 
 @pytest.fixture(scope="module")

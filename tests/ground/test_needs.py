@@ -35,3 +35,9 @@ def test_who_starts_ranks_without_the_mark_is_stopped(monkeypatch: pytest.Monkey
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     with pytest.raises(RuntimeError, match=r"this test starts ranks, and has no mark that says so: see needs\.py"):
         Server()
+
+
+@pytest.mark.parametrize("way", ["torch", "kernels"])
+def test_of_several_ways_the_case_says_which_interprets(request: pytest.FixtureRequest, way: str) -> None:
+    assert "ops.interpreted("  # what the rule finds in the source of a test that goes both ways
+    assert needs.marks_of(request.node) == ({"kernels"} if way == "kernels" else set())

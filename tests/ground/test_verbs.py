@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-VERBS = ("book", "test", "quick", "labs", "lint", "lab", "bench", "lock", "clean", "distclean", "help")
+MAKE_THE_ENVIRONMENT = ("book", "test", "quick", "labs", "lint", "lab", "bench", "lattice", "mutants")
+VERBS = (*MAKE_THE_ENVIRONMENT, "lock", "clean", "distclean", "help")
 
 pytestmark = pytest.mark.skipif(shutil.which("make") is None, reason="needs make")
 
@@ -31,7 +32,7 @@ def test_an_unknown_verb_fails() -> None:
     assert make("-n", "boook").returncode != 0
 
 
-@pytest.mark.parametrize("verb", ["book", "test", "quick", "labs", "lint", "lab", "bench"])
+@pytest.mark.parametrize("verb", MAKE_THE_ENVIRONMENT)
 def test_each_verb_makes_the_environment(verb: str, tmp_path: Path) -> None:
     for name in ("Makefile", "requirements.lock", "pyproject.toml"):
         shutil.copy(ROOT / name, tmp_path)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ from shardlab_kernels.bench import __main__ as command
 from shardlab_kernels.bench.__main__ import main
 from shardlab_kernels.bench.cases import CASES
 from shardlab_kernels.bench.report import Outcome
+from shardlab_kernels.bench.watch import Watch
 
 
 def bench(*words: str, cwd: Path) -> subprocess.CompletedProcess[str]:
@@ -99,11 +101,30 @@ def test_a_kernel_that_waits_for_ever_is_named(
 ) -> None:
     left: list[int] = []
     monkeypatch.setattr(command.os, "_exit", left.append)
-    command.give_up(Outcome(running="barrier/ranks8"), tmp_path / "kernels.csv")
+    command.give_up(Outcome(running="barrier/ranks8"), tmp_path / "kernels.csv", 60)
     assert left == [1]
     said = capsys.readouterr().out
-    assert "WRONG     barrier/ranks8 had not ended 60 s after the time that was given: stopped" in said
+    assert "WRONG     barrier/ranks8 had not ended after 60 s: stopped" in said
     assert "nothing was written" in said
+
+
+def test_the_case_under_way_is_noted_until_it_ends(tmp_path: Path) -> None:
+    note, gone = tmp_path / "case", threading.Event()
+    watch = Watch(0.05, gone.set, note)
+    watch.begin("merge/decode_p8")
+    assert note.read_text() == "merge/decode_p8" and gone.wait(5)
+    watch.end()
+    assert not note.exists()
+    gone.clear()
+    Watch().begin("never given up")
+    assert not gone.is_set()
+
+
+def test_skip_and_only() -> None:
+    kept = [case.label for case in command.chosen(CASES, ["barrier", "merge"], ["barrier/ranks4", "merge"])]
+    assert kept == ["barrier/ranks8", "barrier/ranks2"]
+    with pytest.raises(ValueError, match="--skip nothing: there is no such kernel"):
+        command.chosen(CASES, [], ["nothing"])
 
 
 @pytest.mark.gpu

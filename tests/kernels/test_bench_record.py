@@ -67,18 +67,32 @@ def test_a_second_run_replaces_its_own_cases_only(tmp_path: Path) -> None:
         replace(ROW, implementation="a rival of then"),
         replace(ROW, case="large", date="2026-01-01"),
         replace(ROW, device="another card"),
-        replace(ROW, kernel="gone"),
+        replace(ROW, case="gone"),
+        replace(ROW, kernel="a model"),
     ]
-    write(path, old, KNOWN | {("gone", "small")})
-    assert len(record.read(path)) == 5
+    write(path, old, KNOWN | {("merge", "gone")})
+    assert len(record.read(path)) == 6
     write(path, [replace(ROW, seconds=1e-6), replace(ROW, kernel="rope_")], KNOWN)
     assert seconds(path) == {
         (ROW.device, "merge", "large", "ours"): ROW.seconds,  # not measured again: kept, with its own date
         ("another card", "merge", "small", "ours"): ROW.seconds,
         (ROW.device, "merge", "small", "ours"): 1e-6,  # replaced, and its rival of then is no more
         (ROW.device, "rope_", "small", "ours"): ROW.seconds,
-    }  # the kernel that the benchmark no longer has is gone
+        (ROW.device, "a model", "small", "ours"): ROW.seconds,  # another benchmark's
+    }  # the case that the benchmark no longer has is gone
     assert {line["date"] for line in record.read(path)} == {"2026-01-31", "2026-01-01"}
+
+
+def test_what_is_done_is_of_the_same_card_and_versions(tmp_path: Path) -> None:
+    path = tmp_path / "kernels_none.csv"
+    rows = [
+        ROW,
+        replace(ROW, case="large", implementation="a rival"),
+        replace(ROW, kernel="rope_", torch="0.1"),
+        replace(ROW, kernel="silu_mul", implementation="ours, no graph"),
+    ]
+    write(path, rows, set())
+    assert record.done(path, ROW.device, ROW.torch, ROW.triton) == {("merge", "small"), ("silu_mul", "small")}
 
 
 def test_another_table_is_not_overwritten(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ import triton
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from triton.runtime.errors import OutOfResources
+from triton.tools.tensor_descriptor import TensorDescriptor
 
 from shardlab_kernels import grouped_matmul as module
 from shardlab_kernels.grouped_matmul import CONFIGS, grouped_matmul
@@ -81,17 +82,15 @@ def test_every_configuration(config: triton.Config) -> None:
         draw(e, f, d, dtype=torch.bfloat16, seed=9, fan_in=d),
         torch.empty(m, f, dtype=torch.bfloat16, device=DEVICE),
     )
-    args = rows, w, bounds(counts), out, m, e, f, d, d, f * d, d, 1
-    try:
-        launch(
-            module._grouped_matmul_kernel,
-            module._grid(m, e, f),
-            *args,
-            EVEN=True,
-            GROUPS=8,
-            BAND=2,
-            **config.all_kwargs(),
-        )
+    tiles = {
+        "x_tiles": TensorDescriptor.from_tensor(rows, [1, 16]),
+        "w_tiles": TensorDescriptor.from_tensor(w.flatten(0, 1), [1, 16]),
+    }
+    assert config.pre_hook is not None
+    config.pre_hook(tiles | config.all_kwargs())
+    args = *tiles.values(), bounds(counts), out, m, e, f, d, 1
+    try:  # three programs, so that each takes several tiles
+        launch(module._grouped_tiles_kernel, (3,), *args, GROUPS=8, BAND=2, **config.all_kwargs())
     except OutOfResources as error:
         pytest.skip(f"not on this GPU: {error}")
     assert_close(out, module.reference(rows.double(), w.double(), bounds(counts)), torch.bfloat16)
@@ -101,7 +100,7 @@ def test_a_tile_writes_no_row_of_the_next_expert() -> None:
     """One program alone: in the whole grid the next expert's would write over it, in the interpreter's order."""
     rows, w = draw(16, 64, dtype=torch.float32, seed=19), draw(2, 64, 64, dtype=torch.float32, seed=20, fan_in=64)
     out, offsets = torch.full((16, 64), -7.0, device=DEVICE), bounds([5, 11])
-    args = rows, w, offsets, out, 16, 2, 64, 64, 64, 64 * 64, 64, 1
+    args = rows, w, offsets, out, 16, 2, 64, 64, 64, 64 * 64, 64
     launch(module._grouped_matmul_kernel, (1,), *args, EVEN=True, GROUPS=4, BAND=8, **module.SMALL)
     assert_close(out[:5], module.reference(rows.double(), w.double(), offsets)[:5], torch.float32)
     assert (out[5:] == -7).all()
@@ -111,7 +110,7 @@ def test_a_tile_writes_no_row_of_the_next_expert() -> None:
 @given(st.lists(st.integers(0, 300), min_size=1, max_size=40), st.integers(0, 50), st.sampled_from([16, 32, 64, 128]))
 def test_the_grid_has_a_program_for_every_tile(counts: list[int], dropped: int, block_m: int) -> None:
     m = max(sum(counts) + dropped, 1)
-    (tiles,) = module._grid(m, len(counts), 1)({"BLOCK_M": block_m, "BLOCK_F": 64})
+    tiles = module._num_tiles(m, len(counts), 1, block_m, 64)
     assert sum(-(-count // block_m) for count in (*counts, dropped)) <= tiles <= min(m, m // block_m + len(counts) + 2)
 
 
@@ -189,7 +188,12 @@ def test_a_whole_layer_of_experts(t: int, e: int, k: int, dtype: torch.dtype) ->
 )
 def test_grouped_matmul_refuses(rows: torch.Tensor, w: torch.Tensor, offsets: torch.Tensor, message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        grouped_matmul(rows.to(DEVICE), w if w.is_meta else w.to(DEVICE), offsets.to(DEVICE))
+        grouped_matmul(there(rows), w if w.is_meta else there(w), there(offsets))
+
+
+def there(x: torch.Tensor) -> torch.Tensor:
+    """On the device, strides and all: `to` would close the gaps."""
+    return torch.empty_strided(x.shape, x.stride(), dtype=x.dtype, device=DEVICE).copy_(x)
 
 
 def test_bytes_and_flops() -> None:

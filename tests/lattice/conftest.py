@@ -52,9 +52,13 @@ def reference(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Refer
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:
     if report.when == "call" and "test_conformance.py::test_a_point" in report.nodeid:
         _outcomes[report.outcome] += 1
+        _outcomes["measured"] += dict(report.user_properties).get("measured") is True
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     if _outcomes:
-        failed = f", {_outcomes['failed']} failed" if _outcomes["failed"] else ""
-        terminalreporter.write_line(f"lattice: {_outcomes.total()} of {len(legal())} legal plans run{failed}")
+        run = _outcomes["passed"] + _outcomes["failed"]
+        terminalreporter.write_line(
+            f"lattice: {run} of {len(legal())} legal plans run, {_outcomes['failed']} failed; "
+            f"the wire was read in {_outcomes['measured']}"
+        )

@@ -56,6 +56,9 @@ class Stored:
     def read(self, stored_name: str, part: Part) -> torch.Tensor:
         return self.source.read(stored_name, part)
 
+    def int4(self, stored_name: str, part: Part, device: torch.device) -> None:
+        return None
+
 
 class Folder:
     """The tensors of a safetensors file, by SafetensorsSource's own reading."""

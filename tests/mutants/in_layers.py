@@ -79,7 +79,7 @@ LINEAR = [
         "layers/linear.py",
         "return out if bias is None else out.add_(bias)",
         "return out",
-        (f"{LAYERS}test_row[1-12-bias]", f"{LAYERS}test_attention[2-4-4-bias-]"),
+        (f"{LAYERS}test_row[1-12-bias]", f"{MODEL}[qwen3-bias-2]"),
     ),
     Mutant(
         "columns_of_the_neighbour",
@@ -94,7 +94,7 @@ LINEAR = [
         "layers/linear.py",
         "    if widths[0] == widths[-1]:\n        return gathered\n",
         "    if widths[0] == widths[-1] or width:\n        return gathered[..., :width]\n",
-        (f"{LAYERS}test_logits[3-101]",),
+        (f"{LAYERS}test_logits[4-101]",),
     ),
 ]
 
@@ -153,7 +153,7 @@ ATTENTION = [
         "layers/attention.py",
         "self.heads.kv_index, self.window, lengths",
         "self.heads.kv_index, None, lengths",
-        (f"{LAYERS}test_attention[2-4-4--window]", f"{MODEL}[mistral-window-2]"),
+        (f"{MODEL}[mistral-window-2]",),
     ),
     Mutant(
         "a_window_one_too_wide",

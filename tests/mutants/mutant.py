@@ -17,6 +17,8 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 SOURCE = ROOT / "src"
 LIMIT_S = 300
+# No plugin but these: one that is for notebooks alone takes longer to import than most of these tests to run.
+PLUGINS = ("-p", "no:cacheprovider", "-p", "pytest_timeout", "-p", "_hypothesis_pytestplugin")
 
 
 @dataclass(frozen=True)
@@ -69,10 +71,11 @@ def run(tests: tuple[str, ...], folder: Path, mutant: Mutant | None = None) -> V
         (folder / "src" / "shardlab" / mutant.file).write_text(mutant.patched(), encoding="utf-8")
     paths = [folder / "src", ROOT / "kernels", ROOT]
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-rfE", "--tb=line", "-p", "no:cacheprovider", *tests],
+        [sys.executable, "-m", "pytest", "-q", "-rfE", "--tb=line", *PLUGINS, *tests],
         cwd=ROOT,
         env={
             **os.environ,
+            "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1",
             "PYTHONPATH": os.pathsep.join(map(str, paths)),
             "HYPOTHESIS_STORAGE_DIRECTORY": str(folder / "hypothesis"),  # no counterexample of a mutant is kept
             "SHARDLAB_LATTICE": "all",  # a point that the sample left out can be asked for

@@ -55,6 +55,7 @@ def test_a_sample_is_of_different_files(seed: int) -> None:
 
 if DRAWN == "all":  # in CI the suite itself runs these tests
 
+    @pytest.mark.ranks
     @pytest.mark.timeout(600)
     def test_without_a_mistake_the_tests_pass(tmp_path: Path) -> None:
         tests = tuple(dict.fromkeys(test for mutant in MUTANTS for test in mutant.tests))
@@ -62,6 +63,7 @@ if DRAWN == "all":  # in CI the suite itself runs these tests
         assert verdict.failed == verdict.broken == (), verdict.output
 
 
+@pytest.mark.ranks
 @pytest.mark.slow
 @pytest.mark.timeout(400)
 @pytest.mark.parametrize("mutant", CHOSEN, ids=str)

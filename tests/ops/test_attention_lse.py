@@ -177,8 +177,8 @@ def test_even_groups_read_k_and_v_in_place(kv_index: tuple[int, ...], copies: bo
 @pytest.mark.parametrize("num_queries", [1, 7, 5000])
 def test_tiles_are_bounded(rows_and_heads: int, num_queries: int) -> None:
     queries, keys = blockwise.tile_size(rows_and_heads, num_queries)
-    assert keys >= 256 and 1 <= queries <= 256
-    assert rows_and_heads * queries * keys <= max(blockwise.SCORES, rows_and_heads * 16 * 256)
+    assert keys >= 128 and 1 <= queries <= 256
+    assert rows_and_heads * queries * keys <= max(blockwise.SCORES, rows_and_heads * 16 * 128)
 
 
 def test_where_the_kernel_is_used() -> None:

@@ -10,7 +10,7 @@ from shardlab import Ranks
 from shardlab.algorithms import IMPLEMENTATIONS, Implementation
 from shardlab.measure.timer import Stats
 from shardlab.sweep.calibrate import OPS, TRANSPORTS, calibrate, fitted
-from shardlab.sweep.cells import Cell
+from shardlab.sweep.inputs import Cell
 from shardlab.theory.cost import Cost, critical_path
 
 

@@ -13,7 +13,8 @@ from shardlab.comm.mesh import Mesh
 from shardlab.launch.errors import RankError
 from shardlab.measure.journal import Journal
 from shardlab.sweep import cells as collectives
-from shardlab.sweep.cells import Cell, count, fitting_bytes, time_cells
+from shardlab.sweep.cells import count, time_cells
+from shardlab.sweep.inputs import Cell, fitting_bytes
 from shardlab.theory.collectives import shared_memory_bytes
 
 

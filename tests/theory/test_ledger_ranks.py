@@ -53,6 +53,10 @@ def test_a_middle_stage_only_passes_on() -> None:
     middle = ledger.generation(THREE, Plan(pp=3), 1, batch=2, prompt=5, new_tokens=2)
     chosen = Transfer("broadcast", "pp", 2 * 8)
     assert middle == [Transfer("send", "pp", 2 * 5 * 8 * 4), chosen, Transfer("send", "pp", 2 * 8 * 4), chosen]
+    # to the stage after it, and from the last one, which here is the same
+    assert [one.route and one.route.peer for one in middle] == [2, 2, 2, 2]
+    first = ledger.generation(THREE, Plan(pp=3), 0, batch=2, prompt=5, new_tokens=1)
+    assert [one.route and one.route.peer for one in first] == [1, 2]
 
 
 def test_hidden_states_follow_the_dtype_and_tokens_do_not() -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
-import struct
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -13,7 +12,7 @@ from contextlib import ExitStack, contextmanager
 
 import pytest
 
-from shardlab.launch import sock_diag, wire
+from shardlab.launch import wire
 
 READABLE, WHY = wire.available()
 needs_counters = pytest.mark.skipif(not READABLE, reason=WHY)
@@ -155,16 +154,10 @@ def test_snapshots_of_different_ranks_are_refused() -> None:
 
 
 def test_old_kernels_fall_back_to_acknowledged_bytes() -> None:
-    info = bytearray(216)  # struct tcp_info, up to tcpi_bytes_retrans
-    struct.pack_into("=I", info, 24, 1)  # tcpi_unacked
-    struct.pack_into("=Q", info, 120, 7)  # tcpi_bytes_acked
-    struct.pack_into("=QQ", info, 200, 12, 2)  # tcpi_bytes_sent, tcpi_bytes_retrans
-    assert sock_diag.bytes_sent(bytes(info)) == (10, False)
-    assert sock_diag.bytes_sent(bytes(info[:160])) == (7, True)
-    struct.pack_into("=I", info, 144, 5)  # tcpi_notsent_bytes
-    assert sock_diag.bytes_sent(bytes(info)) == (10, True)
-    with pytest.raises(sock_diag.NoCount):
-        sock_diag.bytes_sent(bytes(info[:104]))
+    assert wire._bytes_sent({"tcpi_bytes_sent": 12, "tcpi_bytes_retrans": 2}) == (10, False)
+    assert wire._bytes_sent({"tcpi_bytes_acked": 7, "tcpi_unacked": 1}) == (7, True)
+    with pytest.raises(wire.WireUnavailable, match="no byte count"):
+        wire._bytes_sent({})
 
 
 def test_what_cannot_be_read_is_said_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -172,9 +165,9 @@ def test_what_cannot_be_read_is_said_in_one_line(monkeypatch: pytest.MonkeyPatch
         patch.setattr(sys, "platform", "darwin")
         assert wire.available() == (False, "socket counters are read on Linux only, and this is darwin")
     with monkeypatch.context() as patch:
-        patch.setattr(sock_diag, "_BYTES_ACKED", 1 << 20)
-        patch.setattr(sock_diag, "_BYTES_RETRANS", 1 << 20)
-        assert "keeps no byte count" in wire.available()[1]
+        patch.setitem(sys.modules, "pyroute2", None)
+        readable, why = wire.available()
+        assert not readable and why == "pyroute2 is not installed"
     with monkeypatch.context() as patch:
         patch.setattr(wire, "_dump", list)
         readable, why = wire.available()
@@ -193,9 +186,12 @@ def test_a_process_that_hides_its_sockets_is_named(monkeypatch: pytest.MonkeyPat
 
 
 def test_a_kernel_that_refuses_diagnostics_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(family: int) -> list[sock_diag.Tcp]:
-        raise PermissionError(1, "Operation not permitted")
+    import pyroute2
 
-    monkeypatch.setattr(sock_diag, "_of_family", refuse)
+    class Refusing:
+        def __init__(self) -> None:
+            raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr(pyroute2, "DiagSocket", Refusing)
     with pytest.raises(wire.WireUnavailable, match="refuses socket diagnostics here"):
         wire.snapshot([os.getpid()])

@@ -6,7 +6,6 @@ import argparse
 import os
 import shlex
 import sys
-import threading
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,7 +17,7 @@ if TYPE_CHECKING:
     from shardlab_kernels.bench.report import Outcome
 
 BUDGET_S = 480.0
-GRACE_S = 60.0  # what a case that began in time may take longer than expected
+CASE_S = 60.0  # what a case may take, with all that its kernels compile and tune
 NOT_HERE = "not here   G2 (no copy of the tutorial's kernel is kept), G14-G16 (they need a whole model)"
 COMMAND = "python -m shardlab_kernels.bench"
 
@@ -44,9 +43,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     from shardlab_kernels.bench import record, run
     from shardlab_kernels.bench.cases import CASES
     from shardlab_kernels.bench.report import Outcome
+    from shardlab_kernels.bench.watch import Watch
 
     try:
-        cases = chosen(CASES, options.only)
+        cases = chosen(CASES, options.only, options.skip)
     except ValueError as error:
         parser.error(str(error))
     if options.smoke:
@@ -59,15 +59,25 @@ def main(argv: Sequence[str] | None = None) -> int:
     folder = options.out or record.default_folder(Path(__file__).resolve(), Path.cwd())
     path = folder / record.file_name(torch.cuda.get_device_name(device))
     try:
-        record.read(path)  # a file that cannot take our rows is better known now than in eight minutes
+        # A file that cannot take our rows is better known now than in eight minutes.
+        done = record.done(path, *run.versions(device))
     except ValueError as error:
         parser.error(str(error))
+    if options.resume:
+        cases = [case for case in cases if (case.kernel, case.name) not in done]
     outcome = Outcome()
-    watch = threading.Timer(options.budget_s + GRACE_S, give_up, [outcome, path])
-    watch.daemon = True
-    watch.start()
-    run.measure(cases, CASES, device, outcome, path=path, budget_s=options.budget_s, command=_command(options))
-    watch.cancel()
+    watch = Watch(options.case_s, lambda: give_up(outcome, path, options.case_s), options.note)
+    run.measure(
+        cases,
+        CASES,
+        device,
+        outcome,
+        path=path,
+        budget_s=options.budget_s,
+        command=_command(options),
+        without=options.without,
+        watch=watch,
+    )
     print_last(outcome, path)
     return outcome.exit_code
 
@@ -80,24 +90,29 @@ def print_last(outcome: Outcome, path: Path) -> None:
     print(table(outcome.lines), written, NOT_HERE, *outcome.notes(), sep="\n", flush=True)
 
 
-def give_up(outcome: Outcome, path: Path) -> None:
+def give_up(outcome: Outcome, path: Path, case_s: float) -> None:
     """Long after the time: a kernel waits for ever, and so does the main thread, deaf to Ctrl-C. Print and leave."""
-    outcome.wrong.append(f"{outcome.running} had not ended {GRACE_S:g} s after the time that was given: stopped")
+    outcome.wrong.append(f"{outcome.running} had not ended after {case_s:g} s: stopped")
     print_last(outcome, path)
     os._exit(1)
 
 
-def chosen(cases: Sequence[Case], only: Sequence[str]) -> list[Case]:
-    """The cases of these kernels and kernel/case labels; all for none. Raises ValueError for an unknown name."""
+def chosen(cases: Sequence[Case], only: Sequence[str], skip: Sequence[str] = ()) -> list[Case]:
+    """The cases of these kernels and kernel/case labels, all for none, but those to skip.
+
+    Raises ValueError for an unknown name.
+    """
     kernels = list(dict.fromkeys(case.kernel for case in cases))
     labels = [case.label for case in cases]
-    for name in only:
-        if name not in kernels and name not in labels:
-            raise ValueError(
-                f"--only {name}: there is no such kernel or case. Kernels: {', '.join(kernels)}. Cases: "
-                f"{', '.join(labels)}"
-            )
-    return [case for case in cases if not only or case.kernel in only or case.label in only]
+    for option, names in (("--only", only), ("--skip", skip)):
+        for name in names:
+            if name not in kernels and name not in labels:
+                raise ValueError(
+                    f"{option} {name}: there is no such kernel or case. Kernels: {', '.join(kernels)}. Cases: "
+                    f"{', '.join(labels)}"
+                )
+    wanted = [case for case in cases if not only or case.kernel in only or case.label in only]
+    return [case for case in wanted if case.kernel not in skip and case.label not in skip]
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -109,6 +124,15 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--only", action="append", default=[], metavar="NAME", help="only this kernel, or kernel/case; repeatable"
+    )
+    parser.add_argument("--skip", action="append", default=[], metavar="NAME", help="not this kernel, or kernel/case")
+    parser.add_argument("--without", action="append", default=[], metavar="RIVAL", help="leave this rival out")
+    parser.add_argument("--resume", action="store_true", help="not what the CSV has from this card and these versions")
+    parser.add_argument(
+        "--note", type=Path, metavar="FILE", help="holds the name of the case under way; gone at the end"
+    )
+    parser.add_argument(
+        "--case-s", type=_seconds, default=CASE_S, help="stop where a case takes longer (default: %(default)g)"
     )
     parser.add_argument(
         "--budget-s", type=_seconds, default=BUDGET_S, help="start no case that would end later (default: %(default)g)"

@@ -47,12 +47,18 @@ COLUMNS = tuple(field.name for field in fields(Row))
 def write(path: Path, rows: Sequence[Row], known: Collection[tuple[str, str]]) -> None:
     """Put `rows` into the file at `path`; `known` holds (kernel, case) of all cases there are.
 
+    Lines of a kernel that `known` does not name at all are another benchmark's, a whole model's say, and stay.
     The file is replaced as a whole, so that an interruption leaves the old one. Raises ValueError where it has other
     columns than these.
     """
     new = [{name: str(value) for name, value in asdict(row).items()} for row in rows]
     replaced = {_key(line) for line in new}
-    kept = [line for line in read(path) if _key(line) not in replaced and (line["kernel"], line["case"]) in known]
+    kernels = {kernel for kernel, _ in known}
+    kept = [
+        line
+        for line in read(path)
+        if _key(line) not in replaced and ((line["kernel"], line["case"]) in known or line["kernel"] not in kernels)
+    ]
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
@@ -79,6 +85,16 @@ def read(path: Path) -> list[dict[str, str]]:
                 f"{', '.join(COLUMNS)}: move it away, or name another folder with --out"
             )
         return list(reader)
+
+
+def done(path: Path, device: str, torch: str, triton: str) -> set[tuple[str, str]]:
+    """(kernel, case) of what this device has measured already, of our implementation, under these versions."""
+    here = (device, torch, triton)
+    return {
+        (line["kernel"], line["case"])
+        for line in read(path)
+        if (line["device"], line["torch"], line["triton"]) == here and line["implementation"].startswith("ours")
+    }
 
 
 def file_name(gpu: str) -> str:

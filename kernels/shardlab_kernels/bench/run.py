@@ -19,6 +19,7 @@ from shardlab_kernels.bench.check import Checked, check, reason
 from shardlab_kernels.bench.clock import Prepared, Stats, interleave, num_copies, prepare
 from shardlab_kernels.bench.record import Row
 from shardlab_kernels.bench.report import Outcome, duration, line
+from shardlab_kernels.bench.watch import Watch
 
 Times = Mapping[str, tuple[Stats, bool]]  # implementation -> its stats, and whether a graph held it
 
@@ -47,22 +48,19 @@ def measure(
     path: Path,
     budget_s: float,
     command: str,
+    without: Sequence[str] = (),
+    watch: Watch | None = None,
 ) -> None:
     """Check and time `cases` on a GPU, write their rows to `path` one case after the other, and tell `outcome`.
 
-    `every` is what the benchmark has: rows of cases that it lacks leave the file. Ctrl-C keeps what was measured.
+    `every` is what the benchmark has: rows of cases that it lacks leave the file. `without`: rivals to leave out.
+    Ctrl-C keeps what was measured.
     """
+    watch = watch or Watch()
     budget = Budget(budget_s)
     judged = is_judged(torch.cuda.get_device_name(device))
     known = {(case.kernel, case.name) for case in every} | {(kernel, when) for kernel in _ROOFS for when in _WHENS}
-    provenance = {
-        "triton": triton.__version__,
-        "device": torch.cuda.get_device_name(device),
-        "torch": torch.__version__,
-        "backend": "none",
-        "date": datetime.now(UTC).date().isoformat(),
-        "command": command,
-    }
+    provenance = provenance_of(device, command)
 
     def keep(rows: Sequence[Row]) -> None:
         outcome.rows += rows
@@ -78,8 +76,9 @@ def measure(
                 outcome.leave_out(case.label, f"did not fit in {budget_s:g} s")
                 continue
             outcome.running = case.label
+            watch.begin(case.label)
             started = time.monotonic()
-            rows = _measure_one(case, Place(device, smoke=False), top, provenance, outcome)
+            rows = _measure_one(case, Place(device, smoke=False), top, provenance, outcome, without)
             _forget()
             budget.took(case.kernel, time.monotonic() - started)
             if rows:
@@ -87,14 +86,34 @@ def measure(
             if rows is not None:
                 outcome.lines.append(line(case.kernel, case.name, rows, case.goal if judged else None))
             say(f"{budget_s - budget.left_s:4.0f} s  {case.label}  {_brief(rows)}")
+        watch.end()
         outcome.running = "the roofs"
         later = roof.measure(device)
         keep(_roof_rows(later, top, "end", provenance))
         say(f"roofs since the start: {top.drift(later)}{_clock(device)}")
     except KeyboardInterrupt:
+        watch.end()
         outcome.interrupted = True
     except RuntimeError as error:  # after a kernel's illegal access nothing runs in this process; the rows are kept
         outcome.wrong.append(f"the run broke off at {outcome.running}: {reason(error)}")
+
+
+def versions(device: torch.device) -> tuple[str, str, str]:
+    """-> (the card's name, torch's version, Triton's)."""
+    return torch.cuda.get_device_name(device), torch.__version__, triton.__version__
+
+
+def provenance_of(device: torch.device, command: str) -> dict[str, str]:
+    """The last columns of a row measured now."""
+    card, torch_version, triton_version = versions(device)
+    return {
+        "triton": triton_version,
+        "device": card,
+        "torch": torch_version,
+        "backend": "none",
+        "date": datetime.now(UTC).date().isoformat(),
+        "command": command,
+    }
 
 
 def is_judged(gpu: str) -> bool:
@@ -108,10 +127,15 @@ def say(text: str) -> None:
 
 
 def _measure_one(
-    case: Case, place: Place, top: roof.Roof, provenance: Mapping[str, str], outcome: Outcome
+    case: Case,
+    place: Place,
+    top: roof.Roof,
+    provenance: Mapping[str, str],
+    outcome: Outcome,
+    without: Sequence[str] = (),
 ) -> list[Row] | None:
     """The rows of one case; None where it was left out."""
-    checked = _checked(case, place, outcome, keep_wrong=False)
+    checked = _checked(case, place, outcome, keep_wrong=False, without=without)
     if checked is None:
         return None
     try:
@@ -169,10 +193,12 @@ def make_row(
     )
 
 
-def _checked(case: Case, place: Place, outcome: Outcome, *, keep_wrong: bool = True) -> Checked | None:
+def _checked(
+    case: Case, place: Place, outcome: Outcome, *, keep_wrong: bool = True, without: Sequence[str] = ()
+) -> Checked | None:
     """A case's implementations against its reference; what is wrong or missing goes into `outcome`."""
     try:
-        checked = check(case, place)
+        checked = check(case, place, without)
     except torch.OutOfMemoryError:
         _forget()
         outcome.leave_out(case.label, "not enough memory")

@@ -91,7 +91,7 @@ class Cheapest:
     def all_reduce_rms_norm(
         self, partial: torch.Tensor, residual: torch.Tensor, weight: torch.Tensor, eps: float
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """A[...,D]{X}, residual[...,D], weight[D] -> (norm of their sum [...,D], the sum): fused if faster."""
+        """A[...,D]{X}, residual[...,D], weight[D] -> (norm of their sum [...,D], the sum): fused where faster."""
         if self.fuses(partial.nbytes, on_cpu=partial.device.type == "cpu"):
             assert self._symmetric is not None
             return all_reduce_rms_norm(partial, residual, weight, eps, self._symmetric)

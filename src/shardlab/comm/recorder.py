@@ -1,6 +1,6 @@
 """What one rank's collectives did in one run: the list of transfers, and the entry in the flight table.
 
-`comm` is the only writer. The recorder knows nothing of torch: it is told an operation, a description and a number
+`comm` is the only writer. The recorder knows nothing of torch: it is given an operation, a description and a number
 of bytes.
 """
 

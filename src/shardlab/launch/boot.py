@@ -1,4 +1,4 @@
-"""What a rank does: settle in, join the process group, then run one program after another until told to stop."""
+"""What a rank does: settle in, join the process group, then run one program after another until it is to stop."""
 
 from __future__ import annotations
 

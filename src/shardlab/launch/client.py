@@ -1,4 +1,4 @@
-"""The kernel's side of the launch server: one server a kernel, started when first needed, ended with the kernel."""
+"""The notebook's side of the launch server: one server a notebook, started when first needed, ended with it."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class Server:
         self._requests, theirs = socket.socketpair()
         with theirs, open(self.log, "wb") as log:
             self.process = subprocess.Popen(
-                # -P: the folder that the kernel happens to be in must not shadow a module
+                # -P: the folder that the notebook happens to be in must not shadow a module
                 [
                     sys.executable,
                     "-P",
@@ -84,7 +84,7 @@ class Server:
     def close(self) -> None:
         """End the server: it kills what ranks it has, and removes its folder."""
         if self.owner != os.getpid():
-            return  # a fork of the kernel: not ours to end
+            return  # a fork of the notebook: not ours to end
         self._requests.close()
         try:
             self.process.wait(_END_S)
@@ -98,7 +98,7 @@ _server: Server | None = None
 
 
 def server() -> Server:
-    """The kernel's server, started afresh if there is none, or if what it has imported has been reloaded here."""
+    """The notebook's server, started afresh if there is none, or if what it has imported has been reloaded here."""
     global _server
     if _server is None or not _server.alive or _server.modules.reloaded():
         if _server is not None:
@@ -111,7 +111,7 @@ def server() -> Server:
 
 
 def close_server() -> None:
-    """End the launch server, and with it every rank of this kernel. The next pool starts another."""
+    """End the launch server, and with it every rank of this notebook. The next pool starts another."""
     global _server
     ending, _server = _server, None
     if ending is not None:

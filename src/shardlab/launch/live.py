@@ -7,7 +7,8 @@ import shutil
 import socket
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 from shardlab.comm.table import Row, Table
 from shardlab.launch import frames, pickles
@@ -68,18 +69,24 @@ class Live:
     def gather(self, active: Sequence[int] | None = None) -> Gather:
         return Gather(self.control, self.ranks, range(self.world_size) if active is None else active, self.pids)
 
-    def request(self, run: int, plan: Plan, check: bool, call: bytes | None, active: Sequence[int]) -> str | None:
-        """Ask the ranks `active` for run number `run`. A large call is in a file; its path, to be removed after."""
-        file = None
+    @contextmanager
+    def asked(self, run: int, plan: Plan, check: bool, call: bytes | None, active: Sequence[int]) -> Iterator[Gather]:
+        """Have the ranks in `active` run `call`: whose replies to gather. Afterwards what they printed is shown."""
+        where: bytes | str | None = call
         if call is not None and len(call) > _LARGE_CALL:
-            file = os.path.join(self.folder, f"call{run}")
-            with open(file, "wb") as out:
-                out.write(call)
-        request = frames.frame(pickles.dumps(("run", run, plan, check, file or call)))
+            where = os.path.join(self.folder, f"call{run}")
+            with open(where, "wb") as file:
+                file.write(call)
+        request = frames.frame(pickles.dumps(("run", run, plan, check, where)))
         for rank in active:
             self.ranks[rank].put(request)
             self.ranks[rank].write()
-        return file
+        try:
+            yield self.gather(active)
+        finally:
+            self.print_output()
+            if isinstance(where, str):
+                os.unlink(where)
 
     @property
     def healthy(self) -> bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -29,7 +28,7 @@ class Ranks:
     """`with Ranks(4) as ranks: results = ranks.run(program, *args)`: one result a rank.
 
     The processes start at the first run and stay warm. After an error they are all gone, and the next run
-    starts fresh ones; the pool object goes on. Nothing outlives the kernel: not an interrupt, not a
+    starts fresh ones; the pool object goes on. Nothing outlives the notebook: not an interrupt, not a
     restart, not a kill -9.
     """
 
@@ -80,7 +79,7 @@ class Ranks:
         What was recorded of the run, and measured, is in `last`.
 
         `check` (default True): ranks compare op, shape and dtype before each collective (turn it off to time one).
-        `wire` (default False): read the kernel's socket counters around the run. A program with a parameter of one of
+        `wire` (default False): read the system's socket counters around the run. A program with a parameter of one of
         these names takes it from functools.partial(program, plan=...). Tensors travel as copies. A plan smaller than
         the pool runs on its first ranks. `collectives`: what runs the axes' collectives. None or "backend"; "cheapest",
         what is faster in shared memory; "shared_memory", all of them; or algorithms.choose.calibrated(model). The
@@ -144,14 +143,9 @@ class Ranks:
         """
         self._num_runs += 1
         run, active = self._num_runs, range(self.world_size if call is None else plan.world_size)
-        file = live.request(run, plan, check, call, active)
-        gather, started = live.gather(active), time.monotonic()
-        try:
+        started = time.monotonic()
+        with live.asked(run, plan, check, call, active) as gather:
             good = gather.wait(deadline, lambda done: report.left_early(live.rows(run, plan.world_size), done))
-        finally:
-            live.print_output()
-            if file is not None:
-                os.unlink(file)
         rows = live.rows(run, plan.world_size)
         if gather.failures:
             raise report.failed(gather.failures.values(), gather.details, rows)

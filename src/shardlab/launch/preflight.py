@@ -14,7 +14,7 @@ from shardlab.launch.server import PREFIX
 
 # What a rank takes before its program does anything, beside what all share with the server that forks them. gloo:
 # measured with 4 to 128 ranks, 5 MB of its own (smaps_rollup), 10 once a program has run, 11 with its collectives in
-# shared memory; page tables and sockets are the rest. NCCL: a CUDA context, which nobody has measured here.
+# shared memory; page tables and sockets are the rest. NCCL: a CUDA context, not measured here.
 _RANK_BYTES = {"gloo": 16e6, "nccl": 0.3e9}
 _SERVER_BYTES = 0.2e9
 _ROOMY_BYTES = 0.3e9  # a rank that loads Triton and a small model; with less, a line says what there is

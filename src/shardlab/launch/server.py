@@ -1,14 +1,14 @@
-"""The launch server: a small process beside the kernel that forks ranks, and that cleans up after everybody.
+"""The launch server: a small process beside the notebook that forks ranks, and that cleans up after everybody.
 
 It has torch imported and nothing else done: no CUDA call, no computation, one thread. So a fork of it is a
-rank in a few milliseconds, whatever the kernel itself has done (a kernel that has run a matmul, or that has
+rank in a few milliseconds, whatever the notebook itself has done (a notebook that has run a matmul, or that has
 CUDA initialised, must never be forked). It is not multiprocessing's forkserver, because that one imports
 the user's `__main__`, and lives on as long as any of its children holds its pipe, which a stopped child
 does for ever.
 
-Ownership is a socket a pool. The kernel holds one end, the server the other. The server kills the pool's
+Ownership is a socket a pool. The notebook holds one end, the server the other. The server kills the pool's
 ranks (SIGKILL, which a stopped process obeys too) and removes the pool's files when it reads "kill", when
-the socket closes, and when the kernel is gone, however it went: exit, restart, kill -9. If the server is
+the socket closes, and when the notebook is gone, however it went: exit, restart, kill -9. If the server is
 killed, its ranks die with it (PR_SET_PDEATHSIG), and the next server sweeps up the files.
 """
 
@@ -38,13 +38,13 @@ PRELOAD = (
 )  # fmt: skip
 PREFIX = "shardlab-"  # of the private folders in the temp folder
 LOCK = "lock"  # held by the server that owns the folder
-_PARENT_CHECK_S = 0.5  # the kernel's end is seen at once by its socket; this is for when a child of it holds that open
+_PARENT_CHECK_S = 0.5  # its end is seen at once by the socket; this is for when a child of it holds that open
 _SWEEP_AGE_S = 60.0
 
 
 @dataclass
 class _Pool:
-    """One pool of ranks: its socket to the kernel, its folder, and its processes."""
+    """One pool of ranks: its socket to the notebook, its folder, and its processes."""
 
     control: socket.socket
     folder: str
@@ -53,13 +53,13 @@ class _Pool:
     def tell(self, message: tuple[Any, ...]) -> None:
         try:
             frames.send(self.control, pickle.dumps(message))
-        except OSError:  # the kernel has gone, or has dropped the pool: its socket says so too
+        except OSError:  # the notebook has gone, or has dropped the pool: its socket says so too
             pass
 
 
 def main(server_fd: int, root: str, parent_pid: int) -> None:
-    """Serve until the kernel is gone. `root` is the private folder that this server makes and removes."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C and the Stop button are for the kernel
+    """Serve until the notebook is gone. `root` is the private folder that this server makes and removes."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C and the Stop button are for the notebook
     lock = os.open(os.path.join(root, LOCK), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     fcntl.flock(lock, fcntl.LOCK_EX)
     try:
@@ -102,7 +102,7 @@ class _Server:
                 self._end(pool)
 
     def _start_pool(self) -> bool:
-        """Fork the ranks of a new pool; False when the kernel is gone.
+        """Fork the ranks of a new pool; False when the notebook is gone.
 
         The request carries the control socket, then one socket a rank.
         """
@@ -113,7 +113,7 @@ class _Server:
         if message is None:
             return False
         payload, (control_fd, *rank_fds) = message
-        config = pickle.loads(payload)  # noqa: S301  (from the kernel, over our own socket pair)
+        config = pickle.loads(payload)  # noqa: S301  (from the notebook, over our own socket pair)
         pool = _Pool(socket.socket(fileno=control_fd), config["folder"])
         self._pools.append(pool)
         self._selector.register(pool.control, selectors.EVENT_READ, pool)
@@ -176,7 +176,7 @@ class _Server:
         except OSError:
             message = None
         self._end(pool)
-        if message is not None:  # "kill" is all that a kernel ever says
+        if message is not None:  # "kill" is all that a notebook ever says
             pool.tell(("killed",))
         pool.control.close()
 
@@ -202,7 +202,7 @@ def kill_rank(pid: int) -> None:
 
 def sweep() -> None:
     """Remove the folders of servers that are gone and could not do it themselves (killed together with
-    their kernel).
+    their notebook).
     """
     for entry in os.scandir(tempfile.gettempdir()):
         try:

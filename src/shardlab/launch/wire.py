@@ -1,4 +1,4 @@
-"""Who sent how many bytes to whom: the kernel's own counters of the ranks' sockets.
+"""Who sent how many bytes to whom: the operating system's own counters of the ranks' sockets.
 
 Every TCP socket carries a count of the bytes it has sent (TCP_INFO). Linux hands the counts of all
 sockets to any user through sock_diag, and /proc/PID/fd says which process holds which socket. A snapshot
@@ -20,23 +20,23 @@ import socket
 import sys
 import time
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from shardlab.launch import sock_diag
-from shardlab.launch.sock_diag import Endpoint
-
+Endpoint = tuple[str, int]  # address, port
 Pair = tuple[Endpoint, Endpoint]  # local end, far end: names one connection seen from one side
 
+_INET_DIAG_INFO = 2  # the one extension we ask for: struct tcp_info
 SETTLE_S = 30.0  # a busy machine takes its time to send what a program has left with gloo's thread
 _LISTEN = 10  # TCP_LISTEN in include/net/tcp_states.h: no peer, no bytes
 
 
 class WireUnavailable(RuntimeError):
-    """The kernel's socket counters cannot be read here. The message says why, in one line."""
+    """The operating system's socket counters cannot be read here. The message says why, in one line."""
 
 
 @dataclass(frozen=True)
@@ -126,7 +126,7 @@ def available() -> tuple[bool, str]:
     except OSError as error:
         return False, f"no TCP on loopback ({error.strerror or error})"
     if pair not in after.sent[0] or pair not in before.sent[0]:
-        return False, "the kernel lists no sockets of ours (another network namespace, or a sandbox)"
+        return False, "the operating system lists no sockets of ours (another network namespace, or a sandbox)"
     counted = after.sent[0][pair] - before.sent[0][pair]
     if counted != num_bytes:
         return False, f"the counters are wrong here: {num_bytes} bytes sent, {counted} counted"
@@ -143,19 +143,29 @@ def _read(pids: Sequence[int]) -> tuple[Snapshot, bool]:
             rank_of_inode.setdefault(inode, rank)
     sent: tuple[dict[Pair, int], ...] = tuple({} for _ in pids)
     quiet = True
-    for one in _dump():
-        rank = rank_of_inode.get(one.inode)
-        if rank is None or one.state == _LISTEN:
+    for message in _dump():
+        rank = rank_of_inode.get(message["idiag_inode"])
+        if rank is None or message["idiag_state"] == _LISTEN:
             continue
-        try:
-            num_bytes, in_flight = sock_diag.bytes_sent(one.info)
-        except sock_diag.NoCount:
-            raise WireUnavailable(
-                "this kernel keeps no byte count per socket (TCP_INFO without tcpi_bytes_acked)"
-            ) from None
+        info = dict(message["attrs"]).get("INET_DIAG_INFO") or {}
+        num_bytes, in_flight = _bytes_sent(info)
         quiet = quiet and not in_flight
-        sent[rank][one.local, one.far] = num_bytes
+        pair = (
+            _endpoint((message["idiag_src"], message["idiag_sport"])),
+            _endpoint((message["idiag_dst"], message["idiag_dport"])),
+        )
+        sent[rank][pair] = num_bytes
     return Snapshot(tuple(pids), sent), quiet
+
+
+def _bytes_sent(info: dict[str, Any]) -> tuple[int, bool]:
+    """(payload bytes sent once each, whether any still wait) of one tcp_info. Raises WireUnavailable."""
+    waiting = bool(info.get("tcpi_notsent_bytes"))
+    if "tcpi_bytes_sent" in info:  # Linux 4.19 and later; does not wait for acknowledgements
+        return info["tcpi_bytes_sent"] - info.get("tcpi_bytes_retrans", 0), waiting
+    if "tcpi_bytes_acked" in info:  # lags by a delayed acknowledgement, up to 40 ms
+        return info["tcpi_bytes_acked"], waiting or bool(info.get("tcpi_unacked"))
+    raise WireUnavailable("this Linux kernel keeps no byte count per socket (TCP_INFO without tcpi_bytes_acked)")
 
 
 def _socket_inodes(pid: int) -> list[int]:
@@ -178,12 +188,27 @@ def _socket_inodes(pid: int) -> list[int]:
     return inodes
 
 
-def _dump() -> list[sock_diag.Tcp]:
-    """All TCP sockets of this network namespace. Raises WireUnavailable."""
+def _dump() -> list[Any]:
+    """All TCP sockets of this network namespace, as sock_diag lists them. Raises WireUnavailable."""
+    # pyroute2 runs an event loop of its own, which a thread that already runs one (a notebook's) refuses.
+    with ThreadPoolExecutor(1, thread_name_prefix="shardlab-wire") as thread:
+        return thread.submit(_dump_here).result()
+
+
+def _dump_here() -> list[Any]:
     try:
-        return sock_diag.sockets()
-    except OSError as error:
-        raise WireUnavailable(f"the kernel refuses socket diagnostics here ({error})") from error
+        from pyroute2 import DiagSocket
+        from pyroute2.netlink.exceptions import NetlinkError
+    except ImportError as error:
+        raise WireUnavailable("pyroute2 is not installed") from error
+    messages: list[Any] = []
+    try:
+        with DiagSocket() as diag:
+            for family in (socket.AF_INET, socket.AF_INET6):
+                messages += diag.get_sock_stats(family=family, extensions=1 << (_INET_DIAG_INFO - 1))
+    except (OSError, NetlinkError, NotImplementedError) as error:
+        raise WireUnavailable(f"the operating system refuses socket diagnostics here ({error})") from error
+    return messages
 
 
 def _endpoint(address: tuple[Any, ...]) -> Endpoint:

@@ -15,7 +15,6 @@ from torch import nn
 from shardlab.layers import ColumnParallelLinear, RowParallelLinear
 from shardlab.layers.parameter import LocalParameter, local_parameters
 from shardlab.layers.sharding import Part
-from shardlab.model.checkpoint.gguf import GGUFSource
 from shardlab.model.checkpoint.safetensors import SafetensorsSource
 from shardlab.model.checkpoint.source import EACH, WeightsError, WeightSource, pieces, refuse_pickle
 from shardlab.model.config import ModelConfig
@@ -32,6 +31,10 @@ def open_source(path: Path) -> WeightSource:
         refuse_pickle(path)
         if path.suffix.lower() == ".safetensors":
             raise WeightsError(path, "give the folder that holds it and its config.json")
+        from shardlab.model.checkpoint.gguf import (
+            GGUFSource,  # made of gguf, which a machine without such files may lack
+        )
+
         source = GGUFSource(path)
     layers = source.config.shape.num_layers
     if layers > len(source.shapes):  # a config that lies would have us build layers for ever
@@ -106,7 +109,7 @@ def _keep_int4(
     """Put the stored 4-bit blocks in the parameter's place, where there are such. -> whether it was done."""
     if attribute != "local_weight" or not isinstance(owner, ColumnParallelLinear | RowParallelLinear):
         return False
-    kept = source.int4(stored, parameter.part, device) if isinstance(source, GGUFSource) else None
+    kept = source.int4(stored, parameter.part, device)
     if kept is None:
         return False
     for scales in (kept.scale, kept.minimum):

@@ -20,7 +20,7 @@ from shardlab.model.checkpoint.fetch import cache_folder
 
 def load_tokenizer(source: Path) -> Any:
     """A model folder or a GGUF file -> a transformers tokenizer."""
-    from transformers import AutoTokenizer  # slow to import: only the rank that needs it pays
+    from transformers import AutoTokenizer  # slow to import: only the rank that needs it does
 
     if source.is_dir():
         return AutoTokenizer.from_pretrained(source, local_files_only=True)

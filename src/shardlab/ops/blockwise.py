@@ -12,9 +12,9 @@ from shardlab.ops.positions import Span, hides_all, per_head, shows_all, span, v
 from shardlab.ops.reference import each_query_heads, even_groups
 from shardlab_kernels.checks import wide
 
-SCORES = 1 << 19  # of a tile, over all rows and heads: 2 MiB in fp32, which stay in a processor's cache
+SCORES = 1 << 18  # of a tile, over all rows and heads: 1 MiB in fp32, which stays in a processor's cache
 QUERIES = (16, 256)  # of a tile: fewer make thin products, more calculate much that causal attention hides
-KEYS = 256  # of a tile, or more where there are few queries
+KEYS = 128  # of a tile, or more where there are few queries
 
 
 def attend_lse(

@@ -30,18 +30,18 @@ from shardlab_kernels.rope import rope_
 from shardlab_kernels.skinny import MAX_ROWS, skinny_matmul
 
 # The open contexts of this thread, the innermost last: whether to use the kernels. None: the tensor's device says.
-_told: ContextVar[tuple[list[bool], ...]] = ContextVar("_told", default=())
+_chosen: ContextVar[tuple[list[bool], ...]] = ContextVar("_chosen", default=())
 
 
 @contextmanager
 def _kernels(used: bool) -> Iterator[None]:
     """Contexts may close in any order (a generator may end long after it was begun): each takes away its own word."""
     mine = [used]
-    _told.set((*_told.get(), mine))
+    _chosen.set((*_chosen.get(), mine))
     try:
         yield
     finally:
-        _told.set(tuple(one for one in _told.get() if one is not mine))
+        _chosen.set(tuple(one for one in _chosen.get() if one is not mine))
 
 
 def plain_torch() -> AbstractContextManager[None]:
@@ -64,8 +64,8 @@ def interpreted() -> AbstractContextManager[None]:
 
 def on_kernels(x: torch.Tensor) -> bool:
     """Whether x goes through the kernels."""
-    told = _told.get()  # asked a dozen times a layer: it must cost next to nothing
-    return told[-1][0] if told else x.is_cuda
+    chosen = _chosen.get()  # asked a dozen times a layer: it must cost next to nothing
+    return chosen[-1][0] if chosen else x.is_cuda
 
 
 def rms_norm(x: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:

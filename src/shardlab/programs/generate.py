@@ -46,7 +46,7 @@ def generate(
 ) -> Generated:
     """Run on every rank. Greedy unless `sampling` is given; with `chat`, the tokenizer's chat template is applied.
 
-    Rank 0 tokenizes and sends the ids to the others, so only one rank pays for the vocabulary. It appends
+    Rank 0 tokenizes and sends the ids to the others, so only one rank reads the vocabulary. It appends
     text as it comes to the file or pipe `stream_to`, which the caller may read meanwhile. Raises ConfigError,
     WeightsError, ValueError.
     """

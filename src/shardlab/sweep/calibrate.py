@@ -12,9 +12,9 @@ from shardlab.launch import Ranks
 from shardlab.measure.fit import Sample, fit, fit_line
 from shardlab.measure.machine import num_cores
 from shardlab.measure.timer import Stats
-from shardlab.sweep.cells import Cell
 from shardlab.sweep.driver import cells_of, journal_of, runnable, time_on
 from shardlab.sweep.fused_norm import time_fused_norm
+from shardlab.sweep.inputs import Cell
 from shardlab.theory.cost import CostModel, FusedNorm, critical_path
 from shardlab.theory.degrees import Plan
 

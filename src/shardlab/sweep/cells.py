@@ -11,38 +11,20 @@ from dataclasses import dataclass
 import torch
 
 from shardlab import algorithms, comm
-from shardlab.algorithms import Implementation, SharedMemory
+from shardlab.algorithms import SharedMemory
 from shardlab.algorithms.over_symmetric_memory import room_for
 from shardlab.algorithms.symmetric import symmetric_memory
 from shardlab.comm.mesh import Mesh
 from shardlab.measure.journal import Journal
-from shardlab.theory.split import even_split
+from shardlab.sweep.inputs import Cell, base_of, expected_of, input_of
 from shardlab_kernels.symmetric_memory import SymmetricMemory
 
-ITEM_BYTES = 4  # fp32
-_SMALL, _CROWD = 1 << 20, 8  # bytes, ranks; up to here a call is too short to be estimated from one
+_SMALL = 1 << 20  # bytes; up to here a call is too short to be estimated from one
+_CROWD = 8  # ranks; of more, on one machine, a call takes long enough
 _MOST_CALLS = 500
 _WARM_FROM = 4  # calls in a sample; a longer one can spare a first call that is not counted
 _TURN_S = 3e-4  # what a turn costs beside its calls: the barrier
 _SHORTEST_S = 5e-4  # of a sample; below, the ranks' different starts would be most of it
-_PERIOD = 1021  # values of an input: 0..1020 and the rank, so that fp32 adds up to 4,000 ranks exactly (below 2^24)
-
-
-@dataclass(frozen=True)
-class Cell:
-    """One implementation at one size S (nccl-tests' size, see comm)."""
-
-    implementation: Implementation
-    num_bytes: int
-
-
-def fitting_bytes(num_bytes: int, world_size: int) -> int:
-    """`num_bytes` rounded down until every rank's share is whole: a multiple of 4 n, and at least that.
-
-    nccl-tests rounds its sizes in the same way; the formulas for bytes are exact only there.
-    """
-    share = ITEM_BYTES * world_size
-    return max(num_bytes // share, 1) * share
 
 
 def count(mesh: Mesh, cell: Cell) -> int:
@@ -54,9 +36,9 @@ def count(mesh: Mesh, cell: Cell) -> int:
     with ExitStack() as stack:
         # made only where it is used: its first bytes would be counted with those of a call over the network
         shared = _shared(mesh, [cell], stack) if cell.implementation.transport == "shared_memory" else None
-        base = _base(mesh, cell.num_bytes)
-        out = Work(mesh, cell, _input(cell, base, axis.rank, axis.size), shared, _symmetric(mesh, [cell]))(0)
-        expected = _expected(cell, base, axis.rank, axis.size)
+        base = base_of(mesh, cell.num_bytes)
+        out = Work(mesh, cell, input_of(cell, base, axis.rank, axis.size), shared, _symmetric(mesh, [cell]))(0)
+        expected = expected_of(cell, base, axis.rank, axis.size)
         if expected is not None and not torch.equal(out, expected):
             one = cell.implementation
             raise RuntimeError(
@@ -88,10 +70,10 @@ def time_cells(
     journal = Journal(journal_path, axis.size, len(cells), rounds)
     with ExitStack() as stack:
         shared = _shared(mesh, cells, stack)
-        base = _base(mesh, max(cell.num_bytes for cell in cells)) + axis.rank
+        base = base_of(mesh, max(cell.num_bytes for cell in cells)) + axis.rank
         symmetric = _symmetric(mesh, cells)
         # base has the rank in it, so each input is taken as rank 0's
-        works = [Work(mesh, cell, _input(cell, base, 0, axis.size), shared, symmetric) for cell in cells]
+        works = [Work(mesh, cell, input_of(cell, base, 0, axis.size), shared, symmetric) for cell in cells]
         estimates = _estimates_s(mesh, works)
         if budget_s is not None:
             left_s = budget_s - (time.perf_counter() - started)
@@ -213,38 +195,3 @@ def _symmetric(mesh: Mesh, cells: Sequence[Cell]) -> SymmetricMemory | None:
     if not sizes:
         return None
     return symmetric_memory(mesh["tp"], room_for(max(sizes), mesh["tp"].size), mesh.device)
-
-
-def _base(mesh: Mesh, num_bytes: int) -> torch.Tensor:
-    """0, 1, ... 1020, 0, 1, ... as fp32: whole numbers, so that every order of a sum gives the same bits."""
-    return torch.arange(num_bytes // ITEM_BYTES, dtype=torch.float32, device=mesh.device).remainder_(_PERIOD)
-
-
-def _input(cell: Cell, base: torch.Tensor, rank: int, world_size: int) -> torch.Tensor:
-    """What a rank puts in: the tensor of S bytes, or its share where S is the gathered result."""
-    num_elements = cell.num_bytes // ITEM_BYTES
-    if cell.implementation.op == "all_gather":
-        num_elements //= world_size
-    return base[:num_elements] + rank if rank else base[:num_elements]
-
-
-def _expected(cell: Cell, base: torch.Tensor, rank: int, world_size: int) -> torch.Tensor | None:
-    """What must come out on `rank`, from the inputs of all; None where nothing comes out."""
-    n = world_size
-    whole = base[: cell.num_bytes // ITEM_BYTES]
-    mine = even_split(len(whole), n)[rank]
-    total = n * (n - 1) // 2  # what the ranks' own numbers add to a sum
-    match cell.implementation.op:
-        case "all_reduce":
-            return whole * n + total
-        case "reduce_scatter":
-            return whole[mine.start : mine.stop] * n + total
-        case "all_gather":
-            local = whole[: len(whole) // n]
-            return torch.cat([local + peer for peer in range(n)])
-        case "all_to_all":
-            return torch.cat([whole[mine.start : mine.stop] + peer for peer in range(n)])
-        case "broadcast":
-            return whole
-        case _:  # send: from rank 0 to rank 1
-            return whole if rank == 1 else None

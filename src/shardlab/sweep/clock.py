@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 from shardlab.measure.journal import Journal
-from shardlab.sweep.cells import Cell
+from shardlab.sweep.inputs import Cell
 from shardlab.theory import collectives
 
 # What an unmeasured call is taken to cost, for the first estimate of the time left: gloo on two cores, roughly.

@@ -12,8 +12,9 @@ from shardlab.launch import Ranks
 from shardlab.measure.journal import Journal
 from shardlab.measure.point import Point
 from shardlab.measure.timer import Stats
-from shardlab.sweep.cells import Cell, count, fitting_bytes, time_cells
+from shardlab.sweep.cells import count, time_cells
 from shardlab.sweep.clock import Clock, Progress, guess
+from shardlab.sweep.inputs import Cell, fitting_bytes
 from shardlab.theory import collectives
 from shardlab.theory.degrees import Plan
 

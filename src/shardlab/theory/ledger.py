@@ -2,7 +2,7 @@
 
 `of_rank` is one forward and `generation` a prompt and its answer, both for a global rank of the plan and a batch that
 dp divides among the replicas. `forward` and `decode_step` are their parts: one replica, one stage. What a single layer
-sends is counted in layer_messages, and named here too.
+sends is counted in layer_messages, and named here too. Transfers over pp say whom they go to or come from (`route`).
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from shardlab.theory.layer_messages import (
     ulysses_fused,
 )
 from shardlab.theory.split import check_tp, even_split
+from shardlab.theory.traffic import Route
 from shardlab.theory.transfer import Transfer, sent_bytes
 from shardlab.theory.transformer import Shape
 
@@ -80,7 +81,8 @@ def generation(
     if rows == 0:
         return []
     step = decode_step(shape, plan, batch=rows, dtype_bytes=dtype_bytes, **where)
-    chosen = [Transfer("broadcast", "pp", rows * TOKEN_BYTES)] if plan.pp > 1 else []
+    back = Transfer("broadcast", "pp", rows * TOKEN_BYTES, route=Route(peer=plan.pp - 1))
+    chosen = [back] if plan.pp > 1 else []
     return sent + chosen + (step + chosen) * (new_tokens - 1)
 
 
@@ -182,6 +184,6 @@ def _layers(
     for layer in per_rank.stages(shape, plan.pp)[stage]:
         sent += attention + reduce + (reduce if layer < num_dense else experts)
     if stage < plan.pp - 1:
-        return [*sent, Transfer("send", "pp", size)]
+        return [*sent, Transfer("send", "pp", size, route=Route(peer=stage + 1))]
     columns = plan.tp * -(-shape.vocab_size // plan.tp)
     return sent + ([Transfer("all_gather", "tp", batch * positions * columns * dtype_bytes)] if plan.tp > 1 else [])

@@ -51,6 +51,9 @@ class SafetensorsSource:
         except (SafetensorError, OSError) as error:
             raise WeightsError(path, str(error), stored_name) from None
 
+    def int4(self, stored_name: str, part: Part, device: torch.device) -> None:
+        return None  # no such dtype is read here
+
     def _handle(self, path: Path) -> Any:
         if path not in self._open:
             self._open[path] = _open(path)

@@ -10,6 +10,7 @@ import torch
 
 from shardlab.layers.sharding import Part
 from shardlab.model.config import ModelConfig
+from shardlab_kernels.int4 import Int4Weight
 
 PICKLED_SUFFIXES = (".pt", ".pth", ".bin", ".ckpt", ".pkl", ".pickle")
 
@@ -49,6 +50,10 @@ class WeightSource(Protocol):
 
     def read(self, stored_name: str, part: Part) -> torch.Tensor:
         """This part of the tensor, and as little else as the format allows."""
+        ...
+
+    def int4(self, stored_name: str, part: Part, device: torch.device) -> Int4Weight | None:
+        """This part in the 4 bits a weight that it is stored in; None where it is not, or cannot be cut so."""
         ...
 
 
