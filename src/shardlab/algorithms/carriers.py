@@ -19,11 +19,11 @@ from shardlab.comm.mesh import Axis
 KIB, MIB = 1 << 10, 1 << 20
 FIRST_BYTES = 64 * KIB  # a rank's slot to begin with; it grows with what comes
 
-# The rule of those that have no cost model. Measured on a machine of two cores, 2 to 64 ranks, all five ops, 4 KiB to 16
-# MiB (4 MiB from 64 ranks on), in turns with gloo: gloo took 1.3 to 54 times as long, and on two ranks below 1 MiB about
-# as long at worst. (`python -m benchmarks --only many_ranks` times a part of it again.) A one_shot is one barrier, and
-# reads S of every rank: it is ahead of a two_shot while that is small. Beyond 16 MiB nothing was measured, and a segment
-# is two slots of S for each rank, so it is held to 512 MiB.
+# The rule of those that have no cost model. Measured on a machine of two cores, 2 to 64 ranks, all five ops, from 4 KiB
+# to 16 MiB (4 MiB on 64 ranks), in turns with gloo: gloo took 1.3 to 54 times as long, and on two ranks below 1 MiB
+# about as long at worst. (`python -m benchmarks --only many_ranks` times a part of it.) A one_shot is one barrier,
+# and reads S of every rank: it is ahead of a two_shot while that is small. Beyond 16 MiB nothing was measured, and a
+# segment is two slots of S for each rank, so it is held to 512 MiB.
 _ONE_SHOT_BYTES, _ONE_SHOT_READ_BYTES = 512 * KIB, 4 * MIB
 _MOST_BYTES, _MOST_SEGMENT_BYTES = 16 * MIB, 512 * MIB
 
