@@ -22,9 +22,12 @@ from shardlab.measure.machine import num_cores
 _LINE = 128  # bytes; a cache line is 64 on most machines, and some fetch them in pairs
 _WORD = 8
 _PAGE = 4096
-_NUM_SPINS = 200
-_NUM_YIELDS = 5  # most ranks are only a turn of the queue away; for who is not, it sleeps
+# Where every rank has a core: spin, then yield for about a millisecond, since to be woken takes longer than most waits.
+# Where ranks outnumber cores, most are only a turn of the queue away; for who is not, it sleeps.
+_SPINS_AND_YIELDS = {"roomy": (200, 1000), "crowded": (0, 5)}
 _MOST_LAYOUTS = 256
+
+Slots = tuple[torch.Tensor, torch.Tensor]  # [T, length] of all ranks, [length] of this one
 
 
 class SharedMemory:
@@ -52,7 +55,7 @@ class SharedMemory:
         self._fence = threading.Lock()
         self._fence.acquire()
         crowded = axis.size > num_cores()
-        self._num_spins = 0 if crowded else _NUM_SPINS
+        self._num_spins, self._num_yields = _SPINS_AND_YIELDS["crowded" if crowded else "roomy"]
         self._flag_bytes = (
             _WORD if crowded else _LINE
         )  # spinning ranks must not share a line; many are read faster dense
@@ -67,8 +70,8 @@ class SharedMemory:
 
     # ------------------------------------------------------------------------------------------------ one call
 
-    def begin(self, dtype: torch.dtype, length: int) -> torch.Tensor:
-        """Start a call: its buffer, as slots[T, length] of this dtype, one row a rank.
+    def begin(self, dtype: torch.dtype, length: int) -> Slots:
+        """Start a call: its buffer, as (slots[T, length] of this dtype, one row a rank; this rank's row).
 
         Every rank begins with the same arguments. There are two buffers, in turns. Whoever begins call k+2 has seen
         all others in call k+1, so they are done with reading call k's buffer: one barrier a call is enough.
@@ -109,7 +112,7 @@ class SharedMemory:
         for _ in range(self._num_spins):
             if min(flags) >= number:
                 return
-        for _ in range(_NUM_YIELDS):
+        for _ in range(self._num_yields):
             os.sched_yield()
             if min(flags) >= number:
                 return
@@ -119,7 +122,7 @@ class SharedMemory:
     # ---------------------------------------------------------------------------------------------- the memory
 
     @torch.inference_mode(False)  # or what is made while a model decodes could not be written outside of that
-    def _lay_out(self, dtype: torch.dtype, length: int) -> tuple[torch.Tensor, torch.Tensor]:
+    def _lay_out(self, dtype: torch.dtype, length: int) -> tuple[Slots, Slots]:
         """Views of both buffers, kept: making them anew would take longer than a small collective."""
         if self._memory is None:
             raise ValueError(f"the shared memory of the {self.axis.name} axis is closed")
@@ -129,7 +132,7 @@ class SharedMemory:
         if len(self._layouts) >= _MOST_LAYOUTS:
             self._layouts.clear()
         first, second = (buffer[:, :num_bytes].view(dtype) for buffer in self._buffers)
-        layout = self._layouts[dtype, length] = (first, second)
+        layout = self._layouts[dtype, length] = ((first, first[self.axis.rank]), (second, second[self.axis.rank]))
         return layout
 
     @torch.inference_mode(False)
@@ -150,7 +153,7 @@ class SharedMemory:
         slots = whole[head:].view(2, axis.size, slot_bytes)
         self._memory, self.capacity_bytes = memory, slot_bytes
         self._buffers = slots.unbind(0)
-        self._layouts: dict[tuple[torch.dtype, int], tuple[torch.Tensor, torch.Tensor]] = {}
+        self._layouts: dict[tuple[torch.dtype, int], tuple[Slots, Slots]] = {}
         words = memoryview(memory)
         self._complete = words[_LINE : _LINE + 4].cast("I")
         self._word = Word(whole.data_ptr() + _LINE)
