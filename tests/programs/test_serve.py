@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from copy import copy
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -12,6 +14,7 @@ from shardlab.comm.mesh import Mesh
 from shardlab.launch.errors import RankError
 from shardlab.programs import serve
 from shardlab.theory import ledger
+from shardlab.theory.split import even_split
 from shardlab.theory.transformer import Shape
 
 TINY = Shape(2, 12, 20, 4, 2, 4, 30, name="tiny")
@@ -107,3 +110,25 @@ def test_models_by_name() -> None:
 def test_stages_are_refused_by_name(ranks: Ranks) -> None:
     with pytest.raises(RankError, match="pp=2: replicas"):
         ranks.run(clock_tiny, plan=Plan(pp=2, tp=2), batch=2, input_tokens=3, output_tokens=4)
+
+
+def rows_of_forwards(mesh: Mesh, batch: int, at_once: int) -> tuple[int, list[int]]:
+    """Rows that this replica answered, and the rows of each forward that it made."""
+    model, seen = serve.random_model(TINY, mesh), []
+    honest = model.next_logits
+
+    def watched(token_ids: torch.Tensor, cache: object = None) -> torch.Tensor | None:
+        seen.append(len(token_ids))
+        return honest(token_ids, cache)  # type: ignore[arg-type]
+
+    model.next_logits = watched  # type: ignore[method-assign]
+    dealt = even_split(batch, 2)
+    shared = copy(mesh)
+    shared.plan = replace(mesh.plan, ep=2)  # as if the two replicas held experts together
+    served = serve._answer(model, len(dealt[mesh["dp"].rank]), len(dealt[0]), 3, 3, at_once, shared)
+    return served.sequences, seen
+
+
+def test_replicas_that_share_experts_make_as_many_forwards_as_the_fullest(ranks: Ranks) -> None:
+    assert ranks.run(rows_of_forwards, 3, 1, plan=Plan(dp=2)) == [(2, [1, 1, 2, 2]), (1, [1, 0, 1, 1])]
+    assert ranks.run(rows_of_forwards, 1, 1, plan=Plan(dp=2)) == [(1, [1, 1, 1]), (0, [0, 0, 0])]

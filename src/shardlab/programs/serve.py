@@ -71,12 +71,13 @@ def clock(
     """
     _check(mesh, batch, input_tokens, output_tokens)
     transformer = random_model(shape_of(model), mesh, torch_dtype(dtype))
-    rows = len(even_split(batch, mesh["dp"].size)[mesh["dp"].rank])
+    dealt = even_split(batch, mesh["dp"].size)
+    rows, most = len(dealt[mesh["dp"].rank]), len(dealt[0])
     with torch.inference_mode():
-        _answer(transformer, min(rows, 1), input_tokens, 2, 1, mesh)
+        _answer(transformer, min(rows, 1), 1, input_tokens, 2, 1, mesh)
         comm.barrier(mesh["dp"])
         comm.barrier(mesh["tp"])
-        return _answer(transformer, rows, input_tokens, output_tokens, prompts_at_once or max(rows, 1), mesh)
+        return _answer(transformer, rows, most, input_tokens, output_tokens, prompts_at_once or most, mesh)
 
 
 def shape_of(model: str) -> Shape:
@@ -101,16 +102,21 @@ def random_model(shape: Shape, mesh: Mesh, dtype: torch.dtype = torch.float32) -
     return transformer
 
 
-def _answer(model: Transformer, rows: int, prompt: int, output_tokens: int, at_once: int, mesh: Mesh) -> Served:
-    """Prefill `rows` prompts, `at_once` in a forward, and decode them together, greedily."""
-    started = time.perf_counter()
-    if not rows:
+def _answer(
+    model: Transformer, rows: int, most: int, prompt: int, output_tokens: int, at_once: int, mesh: Mesh
+) -> Served:
+    """Prefill `rows` prompts, `at_once` in a forward, and decode them together, greedily.
+
+    `most` are the rows of the fullest replica: where replicas share experts, every one makes as many forwards as that.
+    """
+    started, together = time.perf_counter(), mesh.plan.experts_span_replicas
+    if not rows and not together:
         return Served(0, output_tokens, 0.0, 0.0)
     token_ids = (torch.arange(rows * prompt) % model.shape.vocab_size).reshape(rows, prompt)
     cache = model.new_cache(rows, prompt + output_tokens)
     firsts = [
-        _chosen(model, token_ids[first : first + at_once], cache.rows(first, min(first + at_once, rows)))
-        for first in range(0, rows, at_once)
+        _chosen(model, token_ids[first : first + at_once], cache.rows(min(first, rows), min(first + at_once, rows)))
+        for first in range(0, most if together else rows, at_once)
     ]
     new = torch.cat(firsts)
     _finish(mesh)
