@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from shardlab.check.trial import DEGREES, number
+from shardlab.check.trial import DEGREES, busiest, number
 from shardlab.check.verdict import Verdict
 from shardlab.launch import Ranks
 from shardlab.programs import messages
@@ -25,7 +25,7 @@ def expert_bytes(attempt: Callable[..., float], ranks: Ranks) -> Verdict:
         for k in (3, 4):
             plan, seq = messages.plan_of("EP", degree), _TOKENS * degree
             ranks.run(messages.layer, "EP", shape, 1, seq, experts_per_token=k, plan=plan)
-            measured = sent_bytes(ranks.transfers[0], world_size=degree)
+            measured = sent_bytes(busiest(ranks.transfers, degree), world_size=degree)
             guess = number(attempt, _TOKENS, k, degree, _D, 4)
             if isinstance(guess, Verdict):
                 return guess

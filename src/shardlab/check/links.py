@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import torch
 
-from shardlab.check.trial import DEGREES, compare, hinted, listed, number, run, same
+from shardlab.check.trial import DEGREES, busiest, compare, hinted, listed, number, run, same
 from shardlab.check.verdict import Verdict
 from shardlab.comm.mesh import Mesh
 from shardlab.launch import Ranks
@@ -36,9 +36,10 @@ def reduce_scatter(attempt: Callable[..., torch.Tensor], ranks: Ranks) -> Verdic
                 continue
             return hinted(verdict, "rank r keeps slice r: send slice j to rank j, and add up what arrives.")
         size = _NUM * 4
-        sent, least = sent_bytes(ranks.transfers[0], world_size=degree), size * (degree - 1) / degree
+        most = busiest(ranks.transfers, degree)
+        sent, least = sent_bytes(most, world_size=degree), size * (degree - 1) / degree
         if sent > least:
-            message = f"the sum is right at T={degree}, but a rank sent {sent:,.0f} B ({listed(ranks.transfers[0])})."
+            message = f"the sum is right at T={degree}, but a rank sent {sent:,.0f} B ({listed(most)})."
             return Verdict(False, message, f"{least:,.0f} B are enough: no rank needs another rank's slice of the sum.")
     return Verdict(True, "each rank has its slice of the sum at T=2 and T=3, for S(T-1)/T bytes.")
 
@@ -57,9 +58,10 @@ def ring_all_gather(attempt: Callable[..., torch.Tensor], ranks: Ranks) -> Verdi
             if isinstance(out, torch.Tensor) and torch.equal(out.sort().values, wanted.sort().values):
                 return hinted(verdict, "every shard is there, in the wrong place: whose shard arrives in step k?")
             return hinted(verdict, "after T-1 steps every rank has seen every shard; put each where it belongs.")
-        sends = [one for one in ranks.transfers[0] if one.op == "send"]
-        if len(ranks.transfers[0]) != degree - 1 or {one.num_bytes for one in sends} != {_SHARD * 4}:
-            message = f"the output is right at T={degree}, but the transfers were {listed(ranks.transfers[0])}."
+        most = busiest(ranks.transfers, degree)
+        sends = [one for one in most if one.op == "send"]
+        if len(most) != degree - 1 or {one.num_bytes for one in sends} != {_SHARD * 4}:
+            message = f"the output is right at T={degree}, but the transfers were {listed(most)}."
             return Verdict(False, message, f"a ring takes T-1 = {degree - 1} sends of one shard ({_SHARD * 4} B).")
     return Verdict(True, "every rank has every shard in order at T=2, 3 and 4, in T-1 sends of one shard.")
 

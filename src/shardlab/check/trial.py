@@ -11,7 +11,7 @@ import torch
 from shardlab.check.verdict import Verdict
 from shardlab.launch import RankError, Ranks
 from shardlab.theory.degrees import Plan
-from shardlab.theory.ledger import Transfer
+from shardlab.theory.ledger import Transfer, sent_bytes
 
 DEGREES = (2, 3)
 ATOL, RTOL = 1e-5, 1e-4
@@ -62,6 +62,11 @@ def same(out: object, other: torch.Tensor) -> bool:
 
 def hinted(verdict: Verdict, hint: str) -> Verdict:
     return Verdict(verdict.ok, verdict.message, verdict.hint or hint)
+
+
+def busiest(transfers: list[list[Transfer]], degree: int) -> list[Transfer]:
+    """What the rank that sent most has recorded; the lowest of them where several sent as much."""
+    return max(transfers, key=lambda of_rank: (sent_bytes(of_rank, world_size=degree), len(of_rank)))
 
 
 def listed(transfers: list[Transfer]) -> str:
