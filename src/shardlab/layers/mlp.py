@@ -51,11 +51,7 @@ class MLP(nn.Module):
 
     def partial(self, x: torch.Tensor) -> torch.Tensor:
         """x[B,S,D] -> partial[B,S,D]{tp}."""
-        return self.down.partial(self.columns(x))
+        return self.down.partial(ops.silu_mul(self.gate(x), self.up(x)))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.down(self.columns(x))
-
-    def columns(self, x: torch.Tensor) -> torch.Tensor:
-        """x[B,S,D] -> this rank's columns between the products, [B,S,F_tp]."""
-        return ops.silu_mul(self.gate(x), self.up(x))
+        return self.down(ops.silu_mul(self.gate(x), self.up(x)))
