@@ -23,16 +23,14 @@ def alone_and_together(
     """
     model = Transformer.from_pretrained(folder, mesh)
     prompts = [token_ids[row % len(token_ids), :length].unsqueeze(0) for row, length in enumerate(lengths)]
-    apart = [decode(model, prompt, model.new_cache(1, 40), [prompt]) for prompt in prompts]
+    apart = [decode(model, model.new_cache(1, 40), [prompt]) for prompt in prompts]
     cache = model.new_cache(len(prompts), 40)
-    tokens, logits = decode(model, None, cache, prompts)
+    tokens, logits = decode(model, cache, prompts)
     drift = (logits - torch.cat([last for _, last in apart])).abs().max()
     return [one.tolist()[0] for one, _ in apart], tokens.tolist(), float(drift)
 
 
-def decode(
-    model: Transformer, _: torch.Tensor | None, cache: KVCache, prompts: list[torch.Tensor]
-) -> tuple[torch.Tensor, torch.Tensor]:
+def decode(model: Transformer, cache: KVCache, prompts: list[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
     firsts = [model.next_logits(prompt, cache.rows(row, row + 1)) for row, prompt in enumerate(prompts)]
     logits, tokens = torch.cat([one for one in firsts if one is not None]), []
     for _step in range(8):
@@ -62,8 +60,8 @@ def test_a_piece_of_prompt_for_rows_at_different_places(reference: Callable[[str
     cache = model.new_cache(2, 30)
     model(wanted.token_ids[:1, :9], cache.rows(0, 1))
     model(wanted.token_ids[1:, :3], cache.rows(1, 2))
-    pieces_ = torch.stack((wanted.token_ids[0, 9:14], wanted.token_ids[1, 3:8]))
-    logits = model(pieces_, cache)
+    chunks = torch.stack((wanted.token_ids[0, 9:14], wanted.token_ids[1, 3:8]))
+    logits = model(chunks, cache)
     assert logits is not None
     torch.testing.assert_close(logits[0], wanted.logits[0, 9:14], atol=1e-5, rtol=1e-4)
     torch.testing.assert_close(logits[1], wanted.logits[1, 3:8], atol=1e-5, rtol=1e-4)
