@@ -1,7 +1,7 @@
 # The verbs. Each makes the environment first if it is missing or if the lock has changed.
 #
 #   make book    run the labs on this machine, render the book, print predicted against measured
-#   make quick   ruff, pyright, import-linter, and the tests that start no rank and interpret no kernel: two minutes
+#   make quick   ruff, pyright, import-linter, and the tests that start no rank and interpret no kernel: 2.5 minutes
 #   make test    ruff, pyright, import-linter, pytest, nbval over the labs
 #   make lab     open JupyterLab on 127.0.0.1
 #   make labs    run the labs here and keep their outputs in the notebooks (for authors)
